@@ -1,0 +1,1 @@
+"""p2pfs: a content-addressed file store on the machines that you already have."""

@@ -1,0 +1,1 @@
+"""Pure rules: values in, values out. No socket, file, clock, thread, chance or gevent (tests/test_layers.py)."""

@@ -1,0 +1,1 @@
+"""The daemon's inside: the only place where core, store, net and green meet."""

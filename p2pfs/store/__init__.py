@@ -1,0 +1,1 @@
+"""Blocking disk code, run in native threads. Knows no sockets."""
