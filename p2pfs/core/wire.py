@@ -1,0 +1,264 @@
+"""The wire protocol's grammar: one table of verbs, and the codec of request, record and reply lines.
+
+Sans-I/O: lines in, values out. Bodies never pass through here, they go from socket to buffer directly
+(`net/stream.py`). docs/PROTOCOL.md is the normative text; a test keeps its verb list equal to `VERBS`.
+
+    request   VERB word... [length] CRLF [length bytes]
+    reply     PART length CRLF bytes          (streaming verbs: none, one or many, before the last line)
+              OK length CRLF bytes            (last line: done)
+              ERR TOKEN text CRLF             (last line: not done; token of `p2pfs.errors`)
+
+A new verb is one row here and one handler in `p2pfs/node/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from p2pfs import errors
+from p2pfs.core.cid import CID
+
+VERSION = "p2pfs/1"
+MAX_LINE = 8192
+"""Bytes of a line, its CRLF included."""
+MAX_BLOCK = 2 * 1024 * 1024
+MAX_MESSAGE = 1024 * 1024
+"""Bytes of a body that is a message (JSON, lists of CIDs), not a block."""
+MAX_PART = 1024 * 1024
+"""Bytes of one PART, in requests and replies."""
+MAX_LENGTH_DIGITS = 10
+
+
+# --- words: one encoder and one decoder a type -------------------------------------------------------
+
+def _decode_int(word: str) -> int:
+    if not word.isascii() or not word.isdigit() or len(word) > 20:
+        raise errors.ProtocolError(f"{word[:40]!r} is no whole number")
+    return int(word)
+
+
+def _decode_end(word: str) -> int | None:
+    return None if word == "-" else _decode_int(word)
+
+
+def encode_text(value: str | bytes) -> str:
+    """Percent-encode to one printable word. Undecodable bytes of file names travel as surrogates."""
+    raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    return quote(raw, safe="/:@+,=~") or "%"
+
+
+def decode_text(word: str) -> str:
+    """The text behind a word; ``%`` alone is the empty text."""
+    return decode_bytes(word).decode("utf-8", "surrogateescape")
+
+
+def decode_bytes(word: str) -> bytes:
+    """The bytes behind a word; ``%`` alone is none."""
+    return b"" if word == "%" else unquote_to_bytes(word)
+
+
+def _decode_cid(word: str) -> CID:
+    try:
+        return CID.parse(word)
+    except errors.BadCid as error:
+        raise errors.ProtocolError(str(error)) from None
+
+
+def _decode_mode(word: str) -> str:
+    if word not in ("check", "renew"):
+        raise errors.ProtocolError(f"{word[:40]!r} is neither check nor renew")
+    return word
+
+
+class Type(NamedTuple):
+    """How an argument looks on the line."""
+
+    name: str
+    encode: Callable[[Any], str]
+    decode: Callable[[str], Any]
+
+
+INT = Type("number", str, _decode_int)
+END = Type("number or -", lambda value: "-" if value is None else str(value), _decode_end)
+TEXT = Type("text", encode_text, decode_text)
+NAME = Type("name", encode_text, decode_bytes)
+CID_WORD = Type("CID", str, _decode_cid)
+MODE = Type("check|renew", str, _decode_mode)
+
+
+# --- the table ---------------------------------------------------------------------------------------
+
+class Verb(NamedTuple):
+    """One row: a request, or a record inside a request that streams."""
+
+    name: str
+    args: tuple[tuple[str, Type], ...]
+    help: str
+    max_body: int | None = None
+    """Largest body in bytes; None: the line has no length and no body follows."""
+    is_control: bool = False
+    """Small and urgent: travels on the peer's control connection, which bulk cannot starve."""
+    is_for_users: bool = False
+    """Clients and the control socket may use it; other verbs are for members only."""
+    takes_descriptor: bool = False
+    """An open file comes with the line: control socket only."""
+    streams_in: bool = False
+    streams_out: bool = False
+
+
+def _table(*rows: Verb) -> dict[str, Verb]:
+    return {row.name: row for row in rows}
+
+
+VERBS: dict[str, Verb] = _table(
+    # between members, and for whoever checks a node by hand
+    Verb("HELLO", (("version", TEXT), ("id", TEXT), ("instance", TEXT), ("time_ms", INT)),
+         "first words: who calls; the answer says who listens", is_control=True, is_for_users=True),
+    Verb("PING", (), "SWIM probe; rows of news in both directions", MAX_MESSAGE, is_control=True),
+    Verb("PINGREQ", (("id", TEXT),), "SWIM indirect probe: ping that member for me", is_control=True),
+    Verb("MEMBERS", (), "push/pull of the whole membership table", MAX_MESSAGE, is_control=True),
+    Verb("HAVE", (("mode", MODE),), "which of these blocks are here; renew their age or only check", MAX_MESSAGE),
+    Verb("PUT", (("cid", CID_WORD),), "keep this block, durably", MAX_BLOCK),
+    Verb("GET", (("cid", CID_WORD),), "that block's bytes"),
+    Verb("PIN", (), "merge these catalog records, durably", MAX_MESSAGE, is_control=True),
+    Verb("DIGESTS", (), "digests of the catalog's 256 buckets", is_control=True),
+    Verb("BUCKET", (("bucket", INT),), "all catalog records of one bucket", is_control=True, streams_out=True),
+    # for users: the control socket, and clients with a certificate
+    Verb("STORE", (), "keep a file, directory or stream, and pin it", MAX_MESSAGE, is_for_users=True,
+         streams_in=True, streams_out=True),
+    Verb("READ", (("ref", TEXT), ("offset", INT), ("length", END)), "bytes of a file", is_for_users=True,
+         streams_out=True),
+    Verb("FETCH", (("ref", TEXT),), "write a file into the descriptor that comes along", is_for_users=True,
+         takes_descriptor=True, streams_out=True),
+    Verb("LIST", (("ref", TEXT),), "entries of a directory", is_for_users=True, streams_out=True),
+    Verb("PINS", (), "what is pinned", is_for_users=True, streams_out=True),
+    Verb("STAT", (("ref", TEXT),), "figures of a root or of something inside it", is_for_users=True),
+    Verb("EXPLAIN", (("ref", TEXT),), "where each block should be and is", is_for_users=True, streams_out=True),
+    Verb("UNPIN", (("ref", TEXT),), "remove pins", is_for_users=True),
+    Verb("IMPORT", (), "keep the blocks of a CAR and pin its roots", MAX_MESSAGE, is_for_users=True,
+         streams_in=True, streams_out=True),
+    Verb("EXPORT", (("ref", TEXT),), "a root as CAR", is_for_users=True, streams_out=True),
+    Verb("PEERS", (), "every member, this node among them", is_for_users=True, streams_out=True),
+    Verb("STATUS", (), "health of node and cluster", is_for_users=True),
+    Verb("METRICS", (), "all metrics as Prometheus text", is_for_users=True),
+)
+
+RECORDS: dict[str, Verb] = _table(
+    Verb("FILE", (("name", NAME),), "a file follows: PARTs, then END"),
+    Verb("FD", (("name", NAME),), "a file: the descriptor that comes along", takes_descriptor=True),
+    Verb("DIR", (("name", NAME),), "a directory follows: its entries, then END"),
+    Verb("LINK", (("name", NAME),), "a symbolic link; the body is its target", 4096),
+    Verb("PART", (), "the next bytes", MAX_PART),
+    Verb("END", (), "what was begun last ends here"),
+)
+"""Lines inside a STORE or IMPORT request."""
+
+
+class Line(NamedTuple):
+    """A parsed request or record line."""
+
+    verb: Verb
+    args: tuple[Any, ...]
+    length: int
+    """Bytes of the body that follow; 0 where the verb has none."""
+
+
+def format_line(verb: Verb, *args: Any, length: int | None = None) -> bytes:
+    """The line for a request or record, CRLF included.
+
+    Raises UsageError when it would be longer than MAX_LINE (a name or REF that is too long).
+    """
+    words = [verb.name]
+    words += [kind.encode(value) for (_, kind), value in zip(verb.args, args, strict=True)]
+    if verb.max_body is not None:
+        words.append(str(length or 0))
+    line = " ".join(words).encode("ascii") + b"\r\n"
+    if len(line) > MAX_LINE:
+        raise errors.UsageError(f"{verb.name}: an argument is too long: {len(line)} bytes, at most {MAX_LINE}")
+    return line
+
+
+def format_request(name: str, *args: Any, length: int | None = None) -> bytes:
+    """The request line of a verb by its name."""
+    return format_line(VERBS[name], *args, length=length)
+
+
+def parse_request(line: bytes) -> Line:
+    """A request line, with or without its line end. Raises ProtocolError and its children only."""
+    return _parse_line(line, VERBS)
+
+
+def parse_record(line: bytes) -> Line:
+    """A record line inside a streaming request. Raises ProtocolError and its children only."""
+    return _parse_line(line, RECORDS)
+
+
+def _parse_line(line: bytes, table: dict[str, Verb]) -> Line:
+    name, *words = _split(line)
+    verb = table.get(name)
+    if verb is None:
+        raise errors.UnknownVerb(f"{name[:40]!r} is not one of {' '.join(table)}")
+    wanted = len(verb.args) + (verb.max_body is not None)
+    if len(words) != wanted:
+        raise errors.ProtocolError(f"{name} takes {wanted} words, not {len(words)}")
+    args = tuple(kind.decode(word) for (_, kind), word in zip(verb.args, words, strict=False))
+    length = 0 if verb.max_body is None else _parse_length(words[-1], verb.max_body, name)
+    return Line(verb, args, length)
+
+
+def _split(line: bytes) -> list[str]:
+    text = line.rstrip(b"\r\n").decode("latin-1")
+    if not text.isascii() or not text.isprintable():
+        raise errors.ProtocolError("a line is printable ASCII; anything else is percent-encoded")
+    return text.split(" ")
+
+
+def _parse_length(word: str, limit: int, what: str) -> int:
+    if not word.isdigit() or len(word) > MAX_LENGTH_DIGITS:
+        raise errors.ProtocolError(f"{what}: {word[:40]!r} is no length")
+    length = int(word)
+    if length > limit:
+        raise errors.TooBig(f"{what}: a body of {length} bytes, at most {limit}")
+    return length
+
+
+# --- replies -----------------------------------------------------------------------------------------
+
+class Reply(NamedTuple):
+    """A parsed reply line that is no error: is it the last one, and how many bytes follow."""
+
+    is_last: bool
+    length: int
+
+
+def format_ok(length: int = 0) -> bytes:
+    """The last line of a request that was done."""
+    return b"OK %d\r\n" % length
+
+
+def format_part(length: int) -> bytes:
+    """The line before the next bytes of a streaming verb; the same in requests and replies."""
+    return b"PART %d\r\n" % length
+
+
+def format_error(error: errors.P2pfsError) -> bytes:
+    """The last line of a request that was not done. The message is cut to what a line holds."""
+    text = encode_message(str(error))
+    return f"ERR {error.token} {text}"[: MAX_LINE - 2].encode("ascii") + b"\r\n"
+
+
+def encode_message(message: str) -> str:
+    """Text for people, on one line: readable as it stands, what is not printable ASCII percent-encoded."""
+    return quote(message.encode("utf-8", "replace"), safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+
+
+def parse_reply(line: bytes, max_body: int = MAX_BLOCK) -> Reply:
+    """A reply line. Raises the error that an ERR line stands for, or ProtocolError for anything else."""
+    kind, *words = _split(line)
+    if kind == "ERR" and words:
+        raise errors.from_wire(words[0], unquote_to_bytes(" ".join(words[1:])).decode("utf-8", "replace"))
+    if kind not in ("OK", "PART") or len(words) != 1:
+        raise errors.ProtocolError(f"{line[:40]!r} is no reply")
+    return Reply(kind == "OK", _parse_length(words[0], max_body, kind))
