@@ -13,8 +13,9 @@ A new verb is one row here and one handler in `p2pfs/node/`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 from p2pfs import errors
@@ -262,3 +263,24 @@ def parse_reply(line: bytes, max_body: int = MAX_BLOCK) -> Reply:
     if kind not in ("OK", "PART") or len(words) != 1:
         raise errors.ProtocolError(f"{line[:40]!r} is no reply")
     return Reply(kind == "OK", _parse_length(words[0], max_body, kind))
+
+
+# --- messages ----------------------------------------------------------------------------------------
+
+J = TypeVar("J", dict[str, Any], list[Any])
+
+
+def parse_json(body: bytes, shape: type[J]) -> J:
+    """A message body: JSON of the wanted outer shape. Raises ProtocolError for anything else."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise errors.ProtocolError(f"a body is no JSON: {str(error)[:80]}") from None
+    if not isinstance(value, shape):
+        raise errors.ProtocolError(f"a body is JSON, but no {shape.__name__}")
+    return value
+
+
+def dump_json(value: Any) -> bytes:
+    """Compact JSON; file names with undecodable bytes keep them as escaped surrogates."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")

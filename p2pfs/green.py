@@ -1,0 +1,225 @@
+"""The gevent seam: the only module of the package that names gevent (tests/test_layers.py).
+
+Everything else is blocking code in synchronous style; `bin/p2pfs-node` patches the standard library before its
+first import, except threads: `store/` runs in native threads and needs real locks (docs/decisions/001).
+
+Rules that this module keeps for the others:
+
+- a greenlet has a name, an owner (`Group`) and an end; an exception in one is logged and counted, never swallowed;
+- whatever blocks on a disk or a core for long goes to a `NativePool`, in whole blocks (a round trip costs ~26 us);
+- every wait takes a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import gevent
+import gevent.event
+import gevent.hub
+import gevent.lock
+import gevent.monkey
+import gevent.pool
+import gevent.queue
+import gevent.signal
+import gevent.threadpool
+import gevent.util
+
+from p2pfs import errors, metrics
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Event = gevent.event.Event
+Semaphore = gevent.lock.BoundedSemaphore
+Greenlet = gevent.Greenlet
+GreenletExit = gevent.GreenletExit
+sleep = gevent.sleep
+wait = gevent.wait
+
+
+def check_patched() -> None:
+    """Fail at once when the process was not started by `bin/p2pfs-node`: unpatched sockets would block the hub."""
+    if not gevent.monkey.is_module_patched("socket"):
+        raise errors.InternalError("the standard library is not patched for gevent; start with bin/p2pfs-node")
+
+
+def deadline(seconds: float, what: str) -> contextlib.AbstractContextManager[None]:
+    """A block of code that ends within `seconds`, else DeadlinePassed("what ...").
+
+    Use it around waits only. What was in the middle of a connection when it fires is out of step: the
+    connection pools (`node/peers.py`) discard a connection that any exception passes through.
+    """
+    return _deadline(seconds, what)
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float, what: str) -> Iterator[None]:
+    timeout = gevent.Timeout.start_new(seconds)
+    try:
+        yield
+    except gevent.Timeout as fired:
+        if fired is not timeout:
+            raise
+        raise errors.DeadlinePassed(f"{what} did not end within {seconds:g} s") from None
+    finally:
+        timeout.close()
+
+
+class Group:
+    """Greenlets with one owner. `close` ends them all; nothing outlives its group."""
+
+    def __init__(self, name: str, on_failure: Callable[[str, BaseException], None] | None = None) -> None:
+        self.name = name
+        self._group = gevent.pool.Group()
+        self._on_failure = on_failure
+
+    def spawn(self, name: str, fn: Callable[..., Any], *args: Any) -> Greenlet:
+        """Run `fn(*args)` in a greenlet. An exception is logged, counted, and given to the group's `on_failure`."""
+        greenlet = Greenlet(self._run, name, fn, args)
+        greenlet.name = f"{self.name}/{name}"
+        self._group.start(greenlet)
+        return greenlet
+
+    def _run(self, name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        try:
+            return fn(*args)
+        except GreenletExit:
+            return None
+        except BaseException as error:
+            metrics.GREENLET_FAILURES.inc()
+            log.exception("greenlet %s/%s failed", self.name, name)
+            if self._on_failure:
+                self._on_failure(name, error)
+            return None
+
+    def loop(self, name: str, step: Callable[[], float], first_s: float = 0.0) -> Greenlet:
+        """Call `step` for ever; it returns the seconds until its next call.
+
+        A step that raises is logged and counted and the loop goes on after 1 s: a worker is never lost silently.
+        """
+        return self.spawn(name, self._loop, name, step, first_s)
+
+    def _loop(self, name: str, step: Callable[[], float], pause_s: float) -> None:
+        while True:
+            sleep(pause_s)
+            try:
+                pause_s = step()
+            except errors.P2pfsError as error:
+                metrics.GREENLET_FAILURES.inc()
+                log.warning("%s/%s: %s", self.name, name, error)
+                pause_s = 1.0
+            except Exception:
+                metrics.GREENLET_FAILURES.inc()
+                log.exception("%s/%s failed, goes on", self.name, name)
+                pause_s = 1.0
+
+    def __len__(self) -> int:
+        return len(self._group)
+
+    def join(self, seconds: float) -> bool:
+        """Wait until all have ended by themselves; False when some have not within `seconds`."""
+        return bool(self._group.join(timeout=seconds))
+
+    def close(self) -> None:
+        """End every greenlet of the group and wait until they are gone."""
+        self._group.kill(timeout=5)
+
+
+class NativePool:
+    """Native threads for jobs that block on a disk or a core. One job is one whole block."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self._pool = gevent.threadpool.ThreadPool(size)
+
+    def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn` in a native thread; the calling greenlet waits, the others go on. Raises what `fn` raises.
+
+        When every thread is busy the caller waits for one: that is the back-pressure.
+        """
+        done, value = self._pool.apply(_outcome, (fn, args, kwargs))
+        if done:
+            return value  # type: ignore[no-any-return]
+        raise value
+
+    def close(self) -> None:
+        """Wait for the jobs that run and end the threads."""
+        self._pool.kill()
+
+
+def _outcome(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[bool, Any]:
+    # An exception is carried over as a value: gevent prints those that leave a pool thread.
+    try:
+        return True, fn(*args, **kwargs)
+    except Exception as error:
+        return False, error
+
+
+def race(
+    group: Group, name: str, runners: Iterator[Callable[[], T]], hedge_s: Callable[[], float], total_s: float
+) -> T:
+    """The value of the first of `runners` that returns: the next one starts when one failed or is slow.
+
+    `hedge_s()` is how long to wait before the next one is started beside those that run. Losers are ended.
+    Raises the last P2pfsError when all failed, DeadlinePassed after `total_s` seconds.
+    """
+    results: gevent.queue.Queue[tuple[bool, Any]] = gevent.queue.Queue()  # as many entries as runners, at most
+    running: list[Greenlet] = []
+    failed: BaseException = errors.NotFound(f"{name}: nobody to ask")
+    unfinished = 0
+    end = time.monotonic() + total_s
+
+    def attempt(runner: Callable[[], T]) -> None:
+        try:
+            results.put((True, runner()))
+        except errors.P2pfsError as error:
+            results.put((False, error))
+        except Exception as error:
+            log.exception("%s failed", name)
+            results.put((False, errors.InternalError(f"{name}: {error!r}")))
+
+    def start() -> bool:
+        nonlocal unfinished
+        runner = next(runners, None)
+        if runner is None:
+            return False
+        running.append(group.spawn(name, attempt, runner))
+        unfinished += 1
+        return True
+
+    try:
+        more = start()
+        while unfinished:
+            left_s = end - time.monotonic()
+            try:
+                done, value = results.get(timeout=max(0.0, min(hedge_s() if more else left_s, left_s)))
+            except gevent.queue.Empty:
+                if time.monotonic() >= end:
+                    raise errors.DeadlinePassed(f"{name} did not end within {total_s:g} s") from None
+                more = start()
+                continue
+            if done:
+                return value  # type: ignore[no-any-return]
+            unfinished -= 1
+            failed = value
+            more = start() or more
+        raise failed
+    finally:
+        gevent.killall([greenlet for greenlet in running if not greenlet.dead], block=True, timeout=5)
+
+
+def on_signal(number: int, fn: Callable[[], None]) -> None:
+    """Call `fn` in a greenlet of its own when the signal arrives."""
+    gevent.hub.signal(number, fn)
+
+
+def dump() -> str:
+    """What every greenlet and native thread is doing, for people (SIGUSR1)."""
+    return "\n".join(gevent.util.format_run_info())

@@ -1,0 +1,36 @@
+"""Every metric that a node counts: one row each. `METRICS` on the wire prints them, docs/OPERATIONS.md explains them."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+REGISTRY = CollectorRegistry()
+
+
+def _counter(name: str, help: str, *labels: str) -> Counter:
+    return Counter(f"p2pfs_{name}", help, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, help: str, *labels: str) -> Gauge:
+    return Gauge(f"p2pfs_{name}", help, labels, registry=REGISTRY)
+
+
+CONNECTIONS = _gauge("connections", "Connections that this node accepted and that are open")
+REQUESTS = _counter("requests", "Requests answered, by verb and by OK or the error's token", "verb", "outcome")
+GREENLET_FAILURES = _counter("greenlet_failures", "Exceptions that reached the top of a greenlet or a worker's step")
+BLOCKS_WRITTEN = _counter("blocks_written", "Blocks made durable on this node's disk")
+BYTES_WRITTEN = _counter("bytes_written", "Bytes of blocks made durable on this node's disk")
+BLOCKS_SENT = _counter("blocks_sent", "Blocks put to other nodes", "outcome")
+BLOCKS_FETCHED = _counter("blocks_fetched", "Blocks got from other nodes", "outcome")
+BLOCKS_CORRUPT = _counter("blocks_corrupt", "Blocks whose bytes did not match their name, on this disk or from a peer")
+HEDGES = _counter("hedges", "Second holders asked because the first was slow or failed")
+MEMBERS = _gauge("members", "Members that this node knows, by state", "state")
+PINS = _gauge("pins", "Pins in the catalog, tombstones left out")
+STORED_BYTES = _gauge("stored_bytes", "Bytes of blocks on this node's disk")
+FREE_BYTES = _gauge("free_bytes", "Bytes that this node may still store: the disk's, max_size's or reserve_free's limit")
+QUARANTINED = _gauge("quarantined_blocks", "Files in the quarantine folder")
+
+
+def render() -> bytes:
+    """All metrics in Prometheus text format."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,302 @@
+"""Connections to the other members: a few per member and lane, kept open, discarded after any trouble.
+
+Three lanes keep urgent and bulky traffic apart: `probe` (SWIM), `catalog` (pins), `bulk` (blocks). A connection is
+used by one greenlet at a time; whatever exception passes through it, it is closed and never used again unless the
+exception is an ordinary answer of the peer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+from p2pfs import errors, green, metrics
+from p2pfs.core import wire
+from p2pfs.core.cid import CID
+from p2pfs.core.membership import Member
+from p2pfs.net.connection import Connection, connect
+
+T = TypeVar("T")
+
+LANES = {"probe": 2, "catalog": 1, "bulk": 4}
+"""Connections to one member, by lane."""
+CONNECT_S = 3.0
+IDLE_S = 120.0
+"""Older idle connections are not used again: the other end closes them after 300 s."""
+AVOID_S = 5.0
+"""How long bulk work prefers other members after a connection failed or a deadline passed."""
+HAVE_BATCH = 1024
+
+
+class Caller(NamedTuple):
+    """How this node introduces itself."""
+
+    id: str
+    name: str
+    instance: str
+
+
+def new_instance(now: float) -> str:
+    """16 hex digits, larger for later starts: 11 of milliseconds, 5 of chance."""
+    return f"{int(now * 1000):011x}"[-11:] + secrets.token_hex(3)[:5]
+
+
+class Lane:
+    """The connections of one kind to one member."""
+
+    def __init__(self, open_one: Callable[[], Connection], size: int) -> None:
+        self._open = open_one
+        self._slots = green.Semaphore(size)
+        self._idle: list[tuple[float, Connection]] = []
+
+    @contextlib.contextmanager
+    def connection(self, wait_s: float) -> Iterator[tuple[Connection, bool]]:
+        """A connection of our own for a `with` block, and whether it was used before."""
+        if not self._slots.acquire(timeout=wait_s):
+            raise errors.DeadlinePassed(f"no connection became free within {wait_s:g} s")
+        connection = None
+        try:
+            connection, is_reused = self._take()
+            yield connection, is_reused
+            self._idle.append((time.monotonic(), connection))
+            connection = None
+        except errors.P2pfsError:
+            if connection is not None and not connection.is_broken:
+                self._idle.append((time.monotonic(), connection))
+                connection = None
+            raise
+        finally:
+            if connection is not None:
+                connection.close()
+            self._slots.release()
+
+    def _take(self) -> tuple[Connection, bool]:
+        while self._idle:
+            since, connection = self._idle.pop()
+            if time.monotonic() - since < IDLE_S:
+                return connection, True
+            connection.close()
+        return self._open(), False
+
+    def close(self) -> None:
+        """Close what is idle; what is in use ends with its user."""
+        while self._idle:
+            self._idle.pop()[1].close()
+
+
+class Peer:
+    """A member that we talk to: its lanes, how fast it answers, and whether to avoid it for a while."""
+
+    def __init__(self, member: Member, caller: Caller, context: Callable[[], ssl.SSLContext]) -> None:
+        self.member = member
+        self._caller = caller
+        self._context = context
+        self._lanes = {name: Lane(self._open, size) for name, size in LANES.items()}
+        self._asking: list[tuple[CID, green.Event, list[bool | errors.P2pfsError]]] = []
+        self._is_asking = False
+        self.answer_s = 0.01
+        """Moving average of the time that a block takes."""
+        self.in_flight = 0
+        self.avoid_until = 0.0
+        self.last_error = ""
+        self.clock_ahead_s = 0.0
+        """Its wall clock minus ours, as of the last HELLO."""
+
+    def _open(self) -> Connection:
+        failure: errors.P2pfsError = errors.Unreachable(f"{self.member.name} has no address")
+        for address in self.member.addresses:
+            try:
+                connection = connect(address, self._context(), CONNECT_S, self.member.id)
+            except errors.P2pfsError as error:
+                failure = error
+                continue
+            answer = hello(connection, self._caller)
+            self.clock_ahead_s = answer.time_ms / 1000 - time.time()
+            return connection
+        raise failure
+
+    def call(self, lane: str, use: Callable[[Connection], T], wait_s: float = 10.0) -> T:
+        """Run `use` with a connection of a lane.
+
+        All verbs between members are idempotent, so when a connection that had been idle turns out to be dead, the
+        call is made once more over a fresh one.
+        """
+        try:
+            try:
+                return self._call(lane, use, wait_s)
+            except _Stale:
+                self._lanes[lane].close()
+                return self._call(lane, use, wait_s)
+        except (errors.Unreachable, errors.DeadlinePassed) as error:
+            self.avoid_until = time.monotonic() + AVOID_S
+            self.last_error = str(error)
+            raise
+
+    def _call(self, lane: str, use: Callable[[Connection], T], wait_s: float) -> T:
+        with self._lanes[lane].connection(wait_s) as (connection, is_reused):
+            try:
+                return use(connection)
+            except errors.Unreachable as error:
+                if is_reused:
+                    raise _Stale(str(error)) from None
+                raise
+
+    @property
+    def is_avoided(self) -> bool:
+        """True for a short while after trouble; others are preferred meanwhile."""
+        return time.monotonic() < self.avoid_until
+
+    @property
+    def cost(self) -> float:
+        """What the next block from here will about cost, in seconds: its usual time, times what is waiting."""
+        return self.answer_s * (self.in_flight + 1) + (60.0 if self.is_avoided else 0.0)
+
+    def get_block(self, cid: CID, into: memoryview) -> int:
+        """The block's bytes into the buffer, unverified; returns their number. Raises NotFound and the like."""
+        with self._timed("fetched"):
+            return self.call("bulk", lambda connection: connection.request_into(into, "GET", cid))
+
+    def put_block(self, cid: CID, data: memoryview) -> str:
+        """Make the block durable there; returns the answer: `new` with its age token, or `old`."""
+        with self._timed("sent"):
+            return self.call("bulk", lambda connection: connection.request("PUT", cid, body=data)).decode("ascii")
+
+    @contextlib.contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        counter = metrics.BLOCKS_FETCHED if what == "fetched" else metrics.BLOCKS_SENT
+        self.in_flight += 1
+        begin = time.monotonic()
+        try:
+            yield
+            self.answer_s += (time.monotonic() - begin - self.answer_s) / 8
+            counter.labels("OK").inc()
+        except errors.P2pfsError as error:
+            counter.labels(error.token).inc()
+            raise
+        finally:
+            self.in_flight -= 1
+
+    def have(self, mode: str, cids: list[CID]) -> list[bool]:
+        """Which of up to HAVE_BATCH blocks are there."""
+        body = "\n".join(map(str, cids)).encode("ascii")
+        answer = self.call("bulk", lambda connection: connection.request("HAVE", mode, body=body))
+        if len(answer) != len(cids):
+            raise errors.ProtocolError(f"{self.member.name} answered HAVE of {len(cids)} with {len(answer)}")
+        return [flag == ord("1") for flag in answer]
+
+    def has_renewed(self, cid: CID) -> bool:
+        """Is that block there? If so, it is made young. Questions that wait for an answer travel together."""
+        box: list[bool | errors.P2pfsError] = []
+        done = green.Event()
+        self._asking.append((cid, done, box))
+        if not self._is_asking:
+            self._ask()
+        done.wait(60.0)
+        if not box:
+            raise errors.DeadlinePassed(f"{self.member.name} did not say whether it has {cid}")
+        if isinstance(box[0], errors.P2pfsError):
+            raise box[0]
+        return box[0]
+
+    def _ask(self) -> None:
+        # Whoever comes first asks for all who came meanwhile: while one HAVE is on its way the next batch gathers.
+        self._is_asking = True
+        try:
+            while self._asking:
+                batch, self._asking = self._asking[:HAVE_BATCH], self._asking[HAVE_BATCH:]
+                answers: list[bool] | list[errors.P2pfsError]
+                try:
+                    answers = self.have("renew", [cid for cid, _, _ in batch])
+                except errors.P2pfsError as error:
+                    answers = [error] * len(batch)
+                for (_, done, box), answer in zip(batch, answers, strict=True):
+                    box.append(answer)
+                    done.set()
+        finally:
+            self._is_asking = False
+
+    def close(self) -> None:
+        """Close what is idle."""
+        for lane in self._lanes.values():
+            lane.close()
+
+
+class _Stale(Exception):
+    """A connection that had been idle turned out to be closed by the other end."""
+
+
+class Hello(NamedTuple):
+    """The answer to HELLO."""
+
+    id: str
+    instance: str
+    time_ms: int
+    name: str
+
+
+def hello(connection: Connection, caller: Caller) -> Hello:
+    """Introduce ourselves; who is there? Raises IdentityRefused, ProtocolError; closes the connection on failure."""
+    try:
+        body = connection.request("HELLO", wire.VERSION, caller.id, caller.instance, int(time.time() * 1000))
+        return parse_hello(body)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def parse_hello(body: bytes) -> Hello:
+    """Check the JSON of a HELLO answer. Raises ProtocolError."""
+    answer = wire.parse_json(body, dict)
+    found = Hello(*(answer.get(field) for field in Hello._fields))
+    if answer.get("version") != wire.VERSION:
+        raise errors.ProtocolError(f"it speaks {str(answer.get('version'))[:40]!r}, this node {wire.VERSION}")
+    if not all(isinstance(text, str) for text in (found.id, found.instance, found.name)):
+        raise errors.ProtocolError("its HELLO answer has a wrong form")
+    if not isinstance(found.time_ms, int):
+        raise errors.ProtocolError("its HELLO answer has no time")
+    return found
+
+
+class Peers:
+    """All peers by node id, following the membership table."""
+
+    def __init__(self, caller: Caller, context: Callable[[], ssl.SSLContext]) -> None:
+        self.caller = caller
+        self._context = context
+        self._peers: dict[str, Peer] = {}
+
+    def get(self, member: Member) -> Peer:
+        """The peer of a member's row; a changed address closes the old connections."""
+        peer = self._peers.get(member.id)
+        if peer is None or peer.member.addresses != member.addresses:
+            if peer:
+                peer.close()
+            peer = self._peers[member.id] = Peer(member, self.caller, self._context)
+        peer.member = member
+        return peer
+
+    def known(self, id: str) -> Peer | None:
+        """The peer of that id, when there was reason to talk to it."""
+        return self._peers.get(id)
+
+    def meet(self, address: str) -> Hello:
+        """Who is at this address? One short connection. Raises P2pfsError."""
+        connection = connect(address, self._context(), CONNECT_S, None)
+        answer = hello(connection, self.caller)
+        connection.close()
+        return answer
+
+    def drop(self, id: str) -> None:
+        """Close the connections to a member that is gone."""
+        peer = self._peers.get(id)
+        if peer:
+            peer.close()
+
+    def close(self) -> None:
+        """Close all."""
+        for peer in self._peers.values():
+            peer.close()
