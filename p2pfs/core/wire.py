@@ -123,6 +123,7 @@ VERBS: dict[str, Verb] = _table(
     Verb("HAVE", (("mode", MODE),), "which of these blocks are here; renew their age or only check", MAX_MESSAGE),
     Verb("PUT", (("cid", CID_WORD),), "keep this block, durably", MAX_BLOCK),
     Verb("GET", (("cid", CID_WORD),), "that block's bytes"),
+    Verb("DISCARD", (), "take back blocks of a store that failed, unless somebody asked for them since", MAX_MESSAGE),
     Verb("PIN", (), "merge these catalog records, durably", MAX_MESSAGE, is_control=True),
     Verb("DIGESTS", (), "digests of the catalog's 256 buckets", is_control=True),
     Verb("BUCKET", (("bucket", INT),), "all catalog records of one bucket", is_control=True, streams_out=True),

@@ -91,8 +91,11 @@ class Lane:
 class Peer:
     """A member that we talk to: its lanes, how fast it answers, and whether to avoid it for a while."""
 
-    def __init__(self, member: Member, caller: Caller, context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(
+        self, member: Member, caller: Caller, context: Callable[[], ssl.SSLContext], group: green.Group
+    ) -> None:
         self.member = member
+        self._group = group
         self._caller = caller
         self._context = context
         self._lanes = {name: Lane(self._open, size) for name, size in LANES.items()}
@@ -165,6 +168,11 @@ class Peer:
         with self._timed("sent"):
             return self.call("bulk", lambda connection: connection.request("PUT", cid, body=data)).decode("ascii")
 
+    def accuse(self, what: str) -> None:
+        """Note what the peer did wrong (`p2pfs-cli peers` names it) and avoid it for a while."""
+        self.avoid_until = time.monotonic() + 12 * AVOID_S
+        self.last_error = what
+
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:
         counter = metrics.BLOCKS_FETCHED if what == "fetched" else metrics.BLOCKS_SENT
@@ -194,7 +202,8 @@ class Peer:
         done = green.Event()
         self._asking.append((cid, done, box))
         if not self._is_asking:
-            self._ask()
+            self._is_asking = True
+            self._group.spawn(f"have-{self.member.name}", self._ask)
         done.wait(60.0)
         if not box:
             raise errors.DeadlinePassed(f"{self.member.name} did not say whether it has {cid}")
@@ -203,8 +212,7 @@ class Peer:
         return box[0]
 
     def _ask(self) -> None:
-        # Whoever comes first asks for all who came meanwhile: while one HAVE is on its way the next batch gathers.
-        self._is_asking = True
+        # While one HAVE is on its way the next batch gathers: batches grow with the load, and nobody waits for one.
         try:
             while self._asking:
                 batch, self._asking = self._asking[:HAVE_BATCH], self._asking[HAVE_BATCH:]
@@ -268,6 +276,7 @@ class Peers:
         self.caller = caller
         self._context = context
         self._peers: dict[str, Peer] = {}
+        self._group = green.Group("peers")
 
     def get(self, member: Member) -> Peer:
         """The peer of a member's row; a changed address closes the old connections."""
@@ -275,7 +284,7 @@ class Peers:
         if peer is None or peer.member.addresses != member.addresses:
             if peer:
                 peer.close()
-            peer = self._peers[member.id] = Peer(member, self.caller, self._context)
+            peer = self._peers[member.id] = Peer(member, self.caller, self._context, self._group)
         peer.member = member
         return peer
 
@@ -298,5 +307,6 @@ class Peers:
 
     def close(self) -> None:
         """Close all."""
+        self._group.close()
         for peer in self._peers.values():
             peer.close()

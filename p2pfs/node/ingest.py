@@ -1,0 +1,317 @@
+"""STORE and IMPORT: bytes come in, leaves and branches go to their owners, a root comes out.
+
+Each leaf has a greenlet of its own, which waits for native threads and peers; how many run at once is bounded by the
+buffers they hold. A leaf is read once: hashed for its name, written to this disk, sent to the others and hashed into
+the file's plain SHA-256 from one buffer. That last hash goes in order, so leaves of one file form a chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from p2pfs import errors, green
+from p2pfs.core.chunker import Cutter
+from p2pfs.core.cid import DAG_PB, RAW, CID
+from p2pfs.core.directory import Entry, build_directory, build_symlink
+from p2pfs.core.layout import BalancedLayout, Block, Link
+from p2pfs.core.profile import Profile
+from p2pfs.node.buffers import SMALL, BufferPool
+from p2pfs.node.local import LocalStore
+from p2pfs.node.place import Copies, Placer
+from p2pfs.store.jobs import Taken
+
+REMEMBERED = 65536
+"""How many new blocks a store remembers, to take them back if it fails for want of room (64 GiB of leaves)."""
+SMALL_AT_ONCE = 64
+LEAF_WAIT_S = 300.0
+
+
+class Ingest:
+    """One STORE or IMPORT in progress. Not visible to anybody before its pin is made, which is the caller's job."""
+
+    def __init__(
+        self, local: LocalStore, placer: Placer, buffers: BufferPool, profile: Profile,
+        wanted: int, quorum: int, is_dry: bool = False,
+    ) -> None:
+        self.local = local
+        self.buffers = buffers
+        self.profile = profile
+        self.bytes = 0
+        self.blocks = 0
+        self.new_blocks = 0
+        self.new_bytes = 0
+        self.fewest_copies = 0
+        self.nodes: set[str] = set()
+        self._placer = placer
+        self._wanted = wanted
+        self._quorum = quorum
+        self._is_dry = is_dry
+        self._is_mine: Callable[[bytes], bool] = (lambda _: False) if is_dry else placer.is_mine(wanted)
+        self._group = green.Group("ingest", self._fail)
+        self._small = green.Semaphore(SMALL_AT_ONCE)
+        self._written: dict[str, list[tuple[CID, int]]] = {}
+        self._error: BaseException | None = None
+
+    # --- what greenlets report -----------------------------------------------------------------------
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        self._error = self._error or error
+
+    def check(self) -> None:
+        """Raise the first error that any leaf met."""
+        if self._error is not None:
+            raise self._error
+
+    def spawn(self, name: str, fn: Callable[..., Any], *args: Any) -> None:
+        """Run part of the work; its P2pfsError becomes the error of the whole, without noise in the log."""
+        self._group.spawn(name, self._quietly, fn, args)
+
+    def _quietly(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        try:
+            fn(*args)
+        except errors.P2pfsError as error:
+            self._error = self._error or error
+
+    def join(self) -> None:
+        """Wait until all that was begun is done; raise the first error."""
+        while len(self._group):
+            self._group.join(1.0)
+            self.check()
+        self.check()
+
+    # --- blocks --------------------------------------------------------------------------------------
+
+    def place(self, cid: CID, data: memoryview, taken: Taken | None = None) -> None:
+        """Put one block where it belongs, and count it."""
+        self.blocks += 1
+        if self._is_dry:
+            if not self._placer.holds_already(cid, self._wanted):
+                self._count_new(len(data))
+            return
+        if cid.codec == DAG_PB:
+            copies = self._placer.put_everywhere(cid, data, self._quorum)
+        elif taken is not None:
+            copies = self._placer.put(
+                cid, data, self._wanted, self._quorum, taken.token, taken.is_local, taken.refusal
+            )
+        else:
+            copies = self._placer.put(cid, data, self._wanted, self._quorum)
+        self._count(cid, len(data), copies)
+
+    def _count_new(self, length: int) -> None:
+        self.new_blocks += 1
+        self.new_bytes += length
+
+    def _count(self, cid: CID, length: int, copies: Copies) -> None:
+        if copies.written:
+            self._count_new(length)
+        self.nodes.update(copies.holders)
+        held = len(copies.holders)
+        self.fewest_copies = min(self.fewest_copies, held) if self.fewest_copies else held
+        for id, token in copies.written:
+            remembered = self._written.setdefault(id, [])
+            if len(remembered) < REMEMBERED:
+                remembered.append((cid, token))
+
+    def place_branches(self, blocks: list[Block]) -> None:
+        """Put branches, each in a greenlet of its own."""
+        for block in blocks:
+            self._small.acquire()
+            self.spawn(f"branch-{block.cid}", self._place_branch, block)
+
+    def _place_branch(self, block: Block) -> None:
+        try:
+            self.place(block.cid, memoryview(block.data))
+        finally:
+            self._small.release()
+
+    # --- directories, links --------------------------------------------------------------------------
+
+    def small_file(self, data: bytes, done: Callable[[Link], None]) -> None:
+        """A file of one leaf of at most SMALL bytes; `done` gets its link, later."""
+        self.check()
+        assert len(data) <= min(SMALL, self.profile.chunk_bytes)
+        self._small.acquire()
+        self.spawn("small-file", self._small_file, data, done)
+
+    def _small_file(self, data: bytes, done: Callable[[Link], None]) -> None:
+        try:
+            view = memoryview(data)
+            taken = self.local.take(view, self.profile.hash_code, self._is_mine)
+            cid = CID(RAW, taken.block)
+            self.place(cid, view, taken)
+            self.bytes += len(data)
+            done(Link(cid, len(data), len(data)))
+        finally:
+            self._small.release()
+
+    def directory(self, entries: list[Entry]) -> Link:
+        """A directory whose entries are all there."""
+        # A big directory takes a while to encode: not on the hub.
+        link, blocks = self.local.run(_built, entries, self.profile)
+        self.place_branches(blocks)
+        return link
+
+    def symlink(self, target: bytes) -> Link:
+        """A symbolic link."""
+        link, block = build_symlink(target, self.profile)
+        self.place_branches([block])
+        return link
+
+    # --- the end -------------------------------------------------------------------------------------
+
+    def take_back(self) -> None:
+        """After a failure for want of room: remove what was written, so that the space is usable again."""
+        self._placer.take_back(self._written)
+        self._written.clear()
+
+    def close(self) -> None:
+        """End what is still running."""
+        self._group.close()
+
+
+def _built(entries: list[Entry], profile: Profile) -> tuple[Link, list[Block]]:
+    link, blocks = build_directory(entries, profile)
+    return link, list(blocks)
+
+
+class FileIngest:
+    """The leaves of one file, in order, from any source."""
+
+    def __init__(self, ingest: Ingest, wants_sha256: bool) -> None:
+        self.ingest = ingest
+        self._layout = BalancedLayout(ingest.profile)
+        self._sha256 = hashlib.sha256() if wants_sha256 else None
+        self._previous = green.Event()
+        self._previous.set()
+        self.size = 0
+
+    def add(self, view: memoryview, length: int, source: tuple[int, int] | None = None) -> None:
+        """The next leaf: `length` bytes of a buffer of the pool, which is taken over.
+
+        With `source` = (descriptor, offset) the bytes are still to be read from there.
+        """
+        turn, mine = self._previous, green.Event()
+        self._previous = mine
+        self.size += length
+        self.ingest.spawn("leaf", self._leaf, view, length, source, turn, mine)
+
+    def _leaf(
+        self, view: memoryview, length: int, source: tuple[int, int] | None, turn: green.Event, mine: green.Event
+    ) -> None:
+        ingest = self.ingest
+        try:
+            with view[:length] as data:
+                if source:
+                    taken = ingest.local.take_from(*source, data, ingest.profile.hash_code, ingest._is_mine)
+                else:
+                    taken = ingest.local.take(data, ingest.profile.hash_code, ingest._is_mine)
+                cid = CID(RAW, taken.block)
+                ingest.place(cid, data, taken)
+                if not turn.wait(LEAF_WAIT_S):
+                    raise errors.DeadlinePassed("the leaf before did not get done")
+                ingest.check()
+                if self._sha256 is not None:
+                    ingest.local.run(self._sha256.update, data)
+            ingest.bytes += length
+            ingest.place_branches(self._layout.add(Link(cid, length, length)))
+        finally:
+            mine.set()
+            ingest.buffers.give(view)
+
+    def wait(self) -> None:
+        """Wait until every leaf so far is placed. Raises the first error."""
+        while not self._previous.wait(1.0):
+            self.ingest.check()
+        self.ingest.check()
+
+    def finish(self) -> tuple[Link, str | None]:
+        """The whole file's link, and its plain SHA-256 in hex when it was wanted."""
+        self.wait()
+        link, blocks = self._layout.finish()
+        self.ingest.place_branches(blocks)
+        return link, self._sha256.hexdigest() if self._sha256 else None
+
+
+def add_descriptor(file: FileIngest, fd: int) -> None:
+    """All leaves of an open regular file. Raises Refused when it changes meanwhile."""
+    ingest = file.ingest
+    before = os.fstat(fd)
+    if ingest.profile.is_fixed:
+        chunk_bytes = ingest.profile.chunk_bytes
+        for offset in range(0, max(before.st_size, 1), chunk_bytes):
+            ingest.check()
+            file.add(ingest.buffers.take(), min(chunk_bytes, before.st_size - offset), (fd, offset))
+    else:
+        position = 0
+
+        def read(view: memoryview) -> int:
+            nonlocal position
+            count = ingest.local.run(os.preadv, fd, [view], position)
+            position += count
+            return count
+
+        add_stream(file, read)
+    file.wait()
+    after = os.fstat(fd)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise errors.Refused("the file was changed while it was read; store it again")
+
+
+def add_stream(file: FileIngest, read: Callable[[memoryview], int]) -> None:
+    """All leaves of a stream; `read` puts some bytes into a view and returns how many, 0 at the end."""
+    ingest = file.ingest
+    cutter = Cutter(ingest.profile)
+    view, filled, is_end = ingest.buffers.take(), 0, False
+    try:
+        while True:
+            while not is_end and filled < cutter.window_bytes:
+                count = read(view[filled : cutter.window_bytes])
+                filled += count
+                is_end = count == 0
+            length = filled
+            if not ingest.profile.is_fixed and filled:
+                length = ingest.local.run(cutter.cut, view[:filled], is_end)
+            ingest.check()
+            if is_end and length == filled:
+                break
+            rest = ingest.buffers.take()
+            rest[: filled - length] = view[length:filled]
+            file.add(view, length)
+            view, filled = rest, filled - length
+    except BaseException:
+        ingest.buffers.give(view)
+        raise
+    if filled or not file.size:
+        file.add(view, filled)
+    else:
+        ingest.buffers.give(view)
+
+
+class Folder:
+    """A directory whose entries are still coming; it becomes one when the last of them is done."""
+
+    def __init__(self, ingest: Ingest, done: Callable[[Link], None]) -> None:
+        self._ingest = ingest
+        self._done = done
+        self._entries: list[Entry] = []
+        self._pending = 1
+
+    def expect(self, name: bytes) -> Callable[[Link], None]:
+        """There will be an entry of that name; call the result with its link."""
+        self._pending += 1
+
+        def done(link: Link) -> None:
+            self._entries.append(Entry(name, link.cid, link.tsize))
+            self.close()
+
+        return done
+
+    def close(self) -> None:
+        """No further entry is expected (called once), or one more is done."""
+        self._pending -= 1
+        if not self._pending:
+            self._ingest.spawn("directory", lambda: self._done(self._ingest.directory(self._entries)))
