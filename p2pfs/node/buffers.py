@@ -35,6 +35,13 @@ class BufferPool:
         # Anonymous mappings, not bytearrays: malloc would keep and fragment freed megabytes.
         return memoryview(self._free.pop() if self._free else mmap.mmap(-1, wire.MAX_BLOCK))
 
+    def try_take(self) -> memoryview | None:
+        """A buffer, or None when all are taken."""
+        try:
+            return self.take(wait_s=0)
+        except errors.Busy:
+            return None
+
     def give(self, view: memoryview) -> None:
         """Take a buffer back. The caller must not touch it, or any slice of it, again."""
         buffer = view.obj

@@ -32,7 +32,8 @@ class Fetcher:
     a buffer more and is left out when none is free. So a fetch never waits for memory while it holds some.
     """
 
-    def __init__(self, local: LocalStore, cluster: Cluster, buffers: BufferPool) -> None:
+    def __init__(self, local: LocalStore, cluster: Cluster, buffers: BufferPool, copies: int) -> None:
+        self._copies = copies
         self._local = local
         self._cluster = cluster
         self._buffers = buffers
@@ -130,7 +131,7 @@ class Fetcher:
         asked: dict[str, errors.P2pfsError | None],
     ) -> Iterator[Callable[[], tuple[memoryview, int]]]:
         """Attempts in the order of their promise: owners by cost, then whoever of the others says to have it."""
-        owners = self._cluster.owner_peers(cid.shard)
+        owners = self._cluster.owner_peers(cid.shard, self._copies)
         for number in range(len(owners)):
             peer = min(owners, key=lambda peer: peer.cost)
             owners.remove(peer)
@@ -182,6 +183,35 @@ class Fetcher:
             if found:
                 return min(found, key=lambda peer: peer.cost)
         raise errors.NotFound("nobody has it")
+
+    def holders(self, cids: list[CID]) -> tuple[list[set[str]], dict[str, errors.P2pfsError]]:
+        """For each of up to HAVE_BATCH blocks the ids of all members that say to have it; and who did not answer."""
+        found: list[set[str]] = [set() for _ in cids]
+        silent: dict[str, errors.P2pfsError] = {}
+
+        def note(id: str, flags: list[bool]) -> None:
+            for holders, flag in zip(found, flags, strict=True):
+                if flag:
+                    holders.add(id)
+
+        def ask(peer: Peer) -> None:
+            try:
+                note(peer.member.id, peer.have("check", cids))
+            except errors.P2pfsError as error:
+                silent[peer.member.id] = error
+
+        note(self._cluster.id, self._local.have([cid.multihash for cid in cids]))
+        peers = self._cluster.live_peers()
+        for start in range(0, len(peers), SEARCH_AT_ONCE):
+            wave = [self._group.spawn(f"have-{peer.member.name}", ask, peer) for peer in peers[start:][:SEARCH_AT_ONCE]]
+            green.wait(wave)
+        return found, silent
+
+    def missing(self, cids: list[CID]) -> list[CID]:
+        """Those of up to HAVE_BATCH blocks that no member says to have."""
+        if not cids:
+            return []
+        return [cid for cid, holders in zip(cids, self.holders(cids)[0], strict=True) if not holders]
 
     def _nobody(
         self, cid: CID, asked: dict[str, errors.P2pfsError | None], was_here: bool

@@ -47,17 +47,18 @@ class Ingest:
         self.nodes: set[str] = set()
         self._placer = placer
         self._wanted = wanted
-        self._quorum = quorum
+        self.quorum = quorum
         self._is_dry = is_dry
         self._is_mine: Callable[[bytes], bool] = (lambda _: False) if is_dry else placer.is_mine(wanted)
-        self._group = green.Group("ingest", self._fail)
+        self._group = green.Group("ingest", self.fail)
         self._small = green.Semaphore(SMALL_AT_ONCE)
         self._written: dict[str, list[tuple[CID, int]]] = {}
         self._error: BaseException | None = None
 
     # --- what greenlets report -----------------------------------------------------------------------
 
-    def _fail(self, name: str, error: BaseException) -> None:
+    def fail(self, name: str, error: BaseException) -> None:
+        """Remember the first error; the next `check` raises it."""
         self._error = self._error or error
 
     def check(self) -> None:
@@ -92,13 +93,13 @@ class Ingest:
                 self._count_new(len(data))
             return
         if cid.codec == DAG_PB:
-            copies = self._placer.put_everywhere(cid, data, self._quorum)
+            copies = self._placer.put_everywhere(cid, data, self.quorum)
         elif taken is not None:
             copies = self._placer.put(
-                cid, data, self._wanted, self._quorum, taken.token, taken.is_local, taken.refusal
+                cid, data, self._wanted, self.quorum, taken.token, taken.is_local, taken.refusal
             )
         else:
-            copies = self._placer.put(cid, data, self._wanted, self._quorum)
+            copies = self._placer.put(cid, data, self._wanted, self.quorum)
         self._count(cid, len(data), copies)
 
     def _count_new(self, length: int) -> None:

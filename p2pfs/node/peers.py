@@ -292,10 +292,14 @@ class Peers:
         """The peer of that id, when there was reason to talk to it."""
         return self._peers.get(id)
 
-    def meet(self, address: str) -> Hello:
-        """Who is at this address? One short connection. Raises P2pfsError."""
+    def dial(self, address: str) -> tuple[Connection, Hello]:
+        """A connection to whoever is at this address; the caller closes it. Raises P2pfsError."""
         connection = connect(address, self._context(), CONNECT_S, None)
-        answer = hello(connection, self.caller)
+        return connection, hello(connection, self.caller)
+
+    def meet(self, address: str) -> Hello:
+        """Who is at this address? Raises P2pfsError."""
+        connection, answer = self.dial(address)
         connection.close()
         return answer
 

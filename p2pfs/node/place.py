@@ -36,8 +36,8 @@ class Placer:
 
     def is_mine(self, wanted: int) -> Callable[[Multihash], bool]:
         """Should this node hold a block, by its name? A plain lookup, callable from native threads."""
-        mine = self._cluster.my_shards(wanted)
-        return lambda block: multihash.shard_of(block) in mine
+        cluster = self._cluster
+        return lambda block: cluster.id in cluster.ranks(multihash.shard_of(block))[:wanted]
 
     def put(
         self, cid: CID, data: memoryview, wanted: int, quorum: int, token: int | None = None,
@@ -52,7 +52,7 @@ class Placer:
         holders = [me] if is_local else []
         written = [(me, token)] if is_local and token is not None else []
         failures: dict[str, errors.P2pfsError] = {me: refusal} if refusal else {}
-        ranks = (id for id in self._cluster.ranks(cid.shard) if not (id == me and (is_local or refusal)))
+        ranks = (id for id in self._cluster.willing(cid.shard) if not (id == me and (is_local or refusal)))
         if not is_local or wanted > 1:
             self._fill(cid, data, wanted, ranks, holders, written, failures)
         if len(holders) < quorum:

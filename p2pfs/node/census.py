@@ -1,0 +1,167 @@
+"""What this node tells about itself and the cluster: EXPLAIN, PEERS, STATUS, and the gauges of METRICS."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from p2pfs import metrics
+from p2pfs.core import dag
+from p2pfs.core.cid import CID
+from p2pfs.core.dag import Visit
+from p2pfs.node.services import Services
+from p2pfs.version import VERSION
+
+EXPLAIN_AT_ONCE = 512
+CLOCK_WARN_S = 60.0
+
+
+class Summary:
+    """EXPLAIN of one root: rows first, then what they add up to."""
+
+    def __init__(self, services: Services, root: CID) -> None:
+        self._services = services
+        self._root = root
+        self._blocks = 0
+        self._bytes = 0
+        self._fewest: int | None = None
+        self._below = 0
+        self._lost = 0
+        self._silent: set[str] = set()
+        cluster = services.cluster
+        pins = services.pinning.run(services.pinning.catalog.find_cid, root)
+        self._wanted = cluster.limited(max((pin.replicas for pin in pins), default=services.config.cluster.replicas))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row a distinct block, depth first."""
+        batch: list[Visit] = []
+        for visit in dag.walk(self._services.fetcher.branch, self._root):
+            if not visit.cid.is_identity:
+                batch.append(visit)
+            if len(batch) == EXPLAIN_AT_ONCE:
+                yield from self._batch(batch)
+                batch = []
+        if batch:
+            yield from self._batch(batch)
+
+    def _batch(self, visits: list[Visit]) -> Iterator[dict[str, Any]]:
+        cluster = self._services.cluster
+        found, silent = self._services.fetcher.holders([visit.cid for visit in visits])
+        self._silent.update(silent)
+        for visit, holders in zip(visits, found, strict=True):
+            owners = cluster.order(visit.cid.shard)[: self._wanted]
+            missing = max(0, self._wanted - len(holders))
+            self._blocks += 1
+            self._bytes += visit.size
+            self._fewest = len(holders) if self._fewest is None else min(self._fewest, len(holders))
+            self._below += missing > 0
+            self._lost += not holders
+            yield {
+                "cid": str(visit.cid), "kind": "branch" if visit.is_branch else "leaf", "bytes": visit.size,
+                "owners": [cluster.name_of(id) for id in owners],
+                "holders": sorted(cluster.name_of(id) for id in holders), "missing": missing,
+            }
+
+    def result(self) -> dict[str, Any]:
+        """What the rows add up to."""
+        cluster = self._services.cluster
+        away = [member.name for member in cluster.absent()] + [cluster.name_of(id) for id in self._silent]
+        return {
+            "cid": str(self._root), "blocks": self._blocks, "bytes": self._bytes, "wanted": self._wanted,
+            "fewest": self._fewest or 0, "below_wanted": self._below, "lost": self._lost,
+            "asked": cluster.size - len(away), "unreachable": sorted(away), "advice": self._advice(away),
+        }
+
+    def _advice(self, away: list[str]) -> str:
+        if self._lost:
+            what = "some blocks are on no member that answered"
+        elif self._below:
+            what = f"some blocks have fewer than the {self._wanted} copies wanted"
+        else:
+            return f"every block has the {self._wanted} copies wanted"
+        if away:
+            return f"{what}; bring back {', '.join(sorted(away))}, or store the file again"
+        return f"{what}; store the file again"
+
+
+def peer_rows(services: Services) -> Iterator[dict[str, Any]]:
+    """One row a member, by name."""
+    cluster = services.cluster
+    now, wall = time.monotonic(), time.time()
+    for member in cluster.members():
+        is_self = member.id == cluster.id
+        peer = cluster.peers.known(member.id)
+        seen = cluster.membership.last_seen(member.id)
+        rtt_s = cluster.membership.rtt_s(member.id)
+        row: dict[str, Any] = {
+            "name": member.name, "id": member.id, "address": ",".join(member.addresses), "state": member.state,
+            "self": is_self, "zone": member.zone, "capacity": member.capacity,
+            "used": services.local.usage().bytes if is_self else member.used,
+            "incarnation": member.incarnation, "version": member.version,
+            "last_seen": round(wall if is_self else wall - (now - seen), 3) if is_self or seen is not None else None,
+            "rtt_ms": None if is_self or rtt_s is None else round(1000 * rtt_s, 3),
+            "clock_ahead_s": round(peer.clock_ahead_s, 3) if peer and not is_self else 0.0,
+            "error": peer.last_error if peer and peer.is_avoided else "",
+        }
+        yield row
+
+
+def status(services: Services) -> dict[str, Any]:
+    """Health of node and cluster as this node sees it; docs/OPERATIONS.md explains each field."""
+    cluster, config = services.cluster, services.config
+    members = cluster.members()
+    wanted = cluster.limited(config.cluster.replicas)
+    usage = services.local.usage()
+    free = services.local.run(services.local.store.free_bytes)
+    counts = services.pinning.run(services.pinning.catalog.counts)
+    verdict, reasons = _verdict(services, wanted)
+    return {
+        "verdict": verdict, "reasons": reasons,
+        "node": services.caller.name, "id": cluster.id, "version": VERSION,
+        "address": ",".join(cluster.membership.me.addresses),
+        "uptime_s": round(time.time() - services.started, 1),
+        "members": {state: sum(m.state == state for m in members) for state in sorted({m.state for m in members})},
+        "replicas": config.cluster.replicas, "replicas_possible": wanted,
+        "write_quorum": cluster.limited(config.cluster.write_quorum),
+        "pins": counts.live, "tombstones": counts.removed,
+        "blocks": usage.blocks, "stored_bytes": usage.bytes, "is_counted": usage.is_exact, "free_bytes": free,
+        "quarantined": services.local.run(services.local.store.quarantined),
+        "buffers_in_use": services.own_buffers.in_use + services.serve_buffers.in_use,
+        "memory_bytes": _resident_bytes(),
+    }
+
+
+def _verdict(services: Services, wanted: int) -> tuple[str, list[str]]:
+    """Which of the four words holds, and why. Until audits exist it rests on who is away, and says so."""
+    cluster = services.cluster
+    away = cluster.absent()
+    reasons = []
+    if wanted < services.config.cluster.replicas:
+        reasons.append(
+            f"{services.config.cluster.replicas} copies are wanted, {cluster.size} member(s) can hold {wanted}"
+        )
+    for peer in cluster.live_peers():
+        if abs(peer.clock_ahead_s) > CLOCK_WARN_S:
+            reasons.append(f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP")
+    verdict = "healthy"
+    if away:
+        names = ", ".join(member.name for member in away)
+        left = max(0, wanted - len(away))
+        verdict = "degraded" if left > 1 else "at-risk"
+        reasons.insert(0, f"away: {names}; blocks that they held have {left} or more of {wanted} copies left")
+    return verdict, reasons
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def refresh_gauges(services: Services) -> None:
+    """Bring up to date what is not counted as it happens."""
+    usage = services.local.usage()
+    metrics.STORED_BYTES.set(usage.bytes)
+    metrics.FREE_BYTES.set(services.local.run(services.local.store.free_bytes))
+    metrics.QUARANTINED.set(services.local.run(services.local.store.quarantined))

@@ -1,0 +1,113 @@
+"""Who is there and who owns what: the membership table, placement over it, and the peers to talk to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from p2pfs import errors, metrics
+from p2pfs.core.membership import STATES, Member, Membership
+from p2pfs.core.placement import Placement
+from p2pfs.node.peers import Peer, Peers
+
+LIVE = ("alive", "suspect")
+"""States in which a member is given new blocks."""
+TALKING = ("alive", "suspect", "draining")
+"""States in which a member answers."""
+
+
+class Cluster:
+    """The cluster as this node sees it now. `changed` is called whenever a row changed."""
+
+    def __init__(self, membership: Membership, peers: Peers, out_after_s: float) -> None:
+        self.membership = membership
+        self.peers = peers
+        self.out_after_s = out_after_s
+        self.id = membership.me.id
+        self._placement: Placement | None = None
+        self._ranks: dict[int, tuple[str, ...]] = {}
+        self._candidates: tuple[object, ...] = ()
+
+    def changed(self) -> None:
+        """Forget what was derived from the table, where it differs now."""
+        candidates = tuple(self.membership.candidates(time.monotonic(), self.out_after_s))
+        live = tuple(sorted(member.id for member in self.members() if member.state in LIVE))
+        if (candidates, live) != self._candidates:
+            self._candidates = (candidates, live)
+            self._placement = Placement(candidates)
+            self._ranks = {}
+        counts = dict.fromkeys(STATES, 0)
+        for member in self.members():
+            counts[member.state] += 1
+        for state, count in counts.items():
+            metrics.MEMBERS.labels(state).set(count)
+
+    # --- members -------------------------------------------------------------------------------------
+
+    def members(self) -> list[Member]:
+        """Every row, this node among them, by name."""
+        return sorted(self.membership.members(), key=lambda member: (member.name, member.id))
+
+    def member(self, id: str) -> Member:
+        """The row of a member. Raises NotFound."""
+        found = self.membership.get(id)
+        if found is None:
+            raise errors.NotFound(f"no member has the id {id}")
+        return found
+
+    @property
+    def size(self) -> int:
+        """Members that belong to the cluster, dead ones included until they are forgotten."""
+        return sum(member.state != "left" for member in self.membership.members())
+
+    def absent(self) -> list[Member]:
+        """Members that belong to the cluster and do not answer."""
+        return [member for member in self.members() if member.state == "dead"]
+
+    def names(self, ids: Iterable[str]) -> str:
+        """Names for people, in a fixed order."""
+        return ", ".join(sorted(self.name_of(id) for id in ids))
+
+    def name_of(self, id: str) -> str:
+        """A member's name; its id when it is not known."""
+        found = self.membership.get(id)
+        return found.name if found else id
+
+    def peer(self, id: str) -> Peer:
+        """The peer of a member. Raises NotFound."""
+        return self.peers.get(self.member(id))
+
+    def live_peers(self) -> list[Peer]:
+        """Every other member that should answer."""
+        return [self.peers.get(member) for member in self.members() if member.state in TALKING and member.id != self.id]
+
+    # --- placement -----------------------------------------------------------------------------------
+
+    def limited(self, copies: int) -> int:
+        """That many copies, or as many as there are members."""
+        return max(1, min(copies, self.size))
+
+    def order(self, shard: int) -> tuple[str, ...]:
+        """All members that may own a shard in rank order, dead ones included until `out_after`."""
+        assert self._placement is not None, "changed() was not called yet"
+        return self._placement.order(shard)
+
+    def ranks(self, shard: int) -> tuple[str, ...]:
+        """Members that can take a block of the shard now, in rank order. Called from native threads too."""
+        ranks = self._ranks.get(shard)
+        if ranks is None:
+            ranks = tuple(id for id in self.order(shard) if self.membership.state_of(id) in LIVE)
+            self._ranks[shard] = ranks
+        return ranks
+
+    def willing(self, shard: int) -> list[str]:
+        """As `ranks`, those that just failed at the end."""
+        def is_avoided(id: str) -> bool:
+            peer = self.peers.known(id)
+            return peer is not None and peer.is_avoided
+
+        return sorted(self.ranks(shard), key=is_avoided)
+
+    def owner_peers(self, shard: int, copies: int) -> list[Peer]:
+        """The other members that should hold a shard and can answer."""
+        return [self.peer(id) for id in self.ranks(shard)[:copies] if id != self.id]

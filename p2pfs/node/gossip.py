@@ -1,0 +1,232 @@
+"""Drives the membership table: probes, indirect probes, push/pull, and the first contact with a seed.
+
+The rules are `core/membership.py`; here are only the connections and the clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from p2pfs import errors, green
+from p2pfs.core import wire
+from p2pfs.core.membership import Change, Member
+from p2pfs.net.connection import Connection
+from p2pfs.node.cluster import Cluster
+from p2pfs.node.peers import Peer
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+SEED_RETRY_S = 1.0
+SEED_RETRY_MOST_S = 30.0
+ROWS_A_PING = 24
+MESSAGE_S = 5.0
+
+
+class Gossip:
+    """The greenlets that keep the table true. `on_change` gets every change of state, once."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        seeds: tuple[str, ...],
+        push_pull_interval_s: float,
+        on_change: Callable[[Change], None],
+        on_clash: Callable[[errors.IdentityRefused], None],
+    ) -> None:
+        self.cluster = cluster
+        self._seeds = seeds
+        self._push_pull_interval_s = push_pull_interval_s
+        self._on_change = on_change
+        self._on_clash = on_clash
+        self._group = green.Group("gossip")
+        self._seed_pause_s = SEED_RETRY_S
+        self._clashing: set[tuple[str, ...]] = set()
+
+    def start(self) -> None:
+        """Begin. The first contact with a seed is tried before this returns, so that a join is quick."""
+        self._group.loop("tick", self._tick)
+        self._group.loop("probe", self._probe_next, first_s=self.cluster.membership.probe_interval_s)
+        self._group.loop("push-pull", self._push_pull, first_s=self._push_pull_interval_s * random.random())
+        self._group.loop("seeds", self._seek)
+
+    def stop(self) -> None:
+        """Tell the others that this node leaves for now, and end."""
+        self._group.close()
+
+    # --- what is heard -------------------------------------------------------------------------------
+
+    def hear(self, body: bytes) -> None:
+        """Merge the rows of a PING, MEMBERS or an answer to one. Raises ProtocolError."""
+        message = wire.parse_json(body, dict)
+        rows = message.get("rows")
+        if not isinstance(rows, list):
+            raise errors.ProtocolError("a membership message has a list of rows")
+        sender = Member.from_wire(message.get("from"))
+        members = [sender] + [Member.from_wire(row) for row in rows]
+        self._watch_identity(members)
+        now = time.monotonic()
+        self._report(self.cluster.membership.merge(now, members, sender.id))
+
+    def say(self, rows: list[Member]) -> bytes:
+        """A membership message with these rows."""
+        me = self.cluster.membership.me
+        return wire.dump_json({"from": me.to_wire(), "rows": [row.to_wire() for row in rows]})
+
+    def say_news(self) -> bytes:
+        """A membership message with what the others may not know yet."""
+        return self.say(self.cluster.membership.updates(ROWS_A_PING))
+
+    def say_all(self) -> bytes:
+        """A membership message with every row."""
+        return self.say(self.cluster.membership.snapshot())
+
+    def _report(self, changes: list[Change]) -> None:
+        if not changes:
+            return
+        self.cluster.changed()
+        for change in changes:
+            member = change.member
+            if change.old_state != member.state:
+                log.info(
+                    "member %s is %s", member.name, member.state,
+                    extra={"id": member.id, "before": change.old_state, "address": ",".join(member.addresses)},
+                )
+            if member.state in ("dead", "left"):
+                self.cluster.peers.drop(member.id)
+            self._on_change(change)
+
+    # --- the loops -----------------------------------------------------------------------------------
+
+    def _tick(self) -> float:
+        self._report(self.cluster.membership.tick(time.monotonic()))
+        return TICK_S
+
+    def _probe_next(self) -> float:
+        target = self.cluster.membership.next_probe(time.monotonic())
+        if target is not None:
+            self._group.spawn(f"probe-{target.name}", self._probe, target)
+        return self.cluster.membership.probe_interval_s
+
+    def _probe(self, target: Member) -> None:
+        membership = self.cluster.membership
+        begin = time.monotonic()
+        try:
+            self.ping(self.cluster.peers.get(target), membership.probe_timeout_s)
+        except errors.P2pfsError as error:
+            log.debug("probe of %s: %s", target.name, error)
+        else:
+            now = time.monotonic()
+            self._report(membership.probe_ok(now, target.id, now - begin))
+            return
+        helpers = membership.probe_failed(time.monotonic(), target.id)
+        asks = [self._group.spawn(f"pingreq-{helper.name}", self._ask_helper, helper, target.id) for helper in helpers]
+        green.wait(asks, timeout=2 * membership.probe_timeout_s)
+        now = time.monotonic()
+        if any(ask.value for ask in asks):
+            self._report(membership.indirect_ok(now, target.id))
+        else:
+            self._report(membership.indirect_failed(now, target.id))
+
+    def ping(self, peer: Peer, timeout_s: float) -> None:
+        """One probe: our news there, its news here. Raises Unreachable, DeadlinePassed."""
+        body = self._message_for(peer.member)
+
+        def use(connection: Connection) -> bytes:
+            return connection.request("PING", body=body, first_byte_s=timeout_s)
+
+        with green.deadline(timeout_s, f"PING of {peer.member.name}"):
+            answer = peer.call("probe", use, timeout_s)
+        self.hear(answer)
+
+    def _message_for(self, target: Member) -> bytes:
+        # Lifeguard's buddy rule: whoever is suspected learns it from the very probe.
+        rows = self.cluster.membership.updates(ROWS_A_PING)
+        if target.state == "suspect" and target not in rows:
+            rows = [target, *rows]
+        return self.say(rows)
+
+    def _ask_helper(self, helper: Member, target_id: str) -> bool:
+        timeout_s = 2 * self.cluster.membership.probe_timeout_s
+        try:
+            with green.deadline(timeout_s, f"PINGREQ to {helper.name}"):
+                self.cluster.peers.get(helper).call(
+                    "probe",
+                    lambda connection: connection.request("PINGREQ", target_id, first_byte_s=timeout_s),
+                    timeout_s,
+                )
+        except errors.P2pfsError as error:
+            log.debug("indirect probe by %s: %s", helper.name, error)
+            return False
+        return True
+
+    def _push_pull(self) -> float:
+        others = self.cluster.live_peers()
+        if others:
+            self.exchange(random.choice(others))
+        return self._push_pull_interval_s
+
+    def exchange(self, peer: Peer) -> None:
+        """Full push/pull of the table with one member."""
+        body = self.say_all()
+        answer = peer.call("probe", lambda connection: connection.request("MEMBERS", body=body), MESSAGE_S)
+        self.hear(answer)
+
+    # --- first contact -------------------------------------------------------------------------------
+
+    def _seek(self) -> float:
+        """While nobody else answers: find somebody, by the seeds or by the members known from before."""
+        if self.cluster.live_peers():
+            self._seed_pause_s = SEED_RETRY_S
+            return SEED_RETRY_S
+        known = [address for member in self.cluster.absent() for address in member.addresses]
+        for address in dict.fromkeys([*self._seeds, *known]):
+            if address in self.cluster.membership.me.addresses:
+                continue
+            try:
+                self._join(address)
+                return SEED_RETRY_S
+            except errors.P2pfsError as error:
+                log.warning("seed %s: %s", address, error)
+        if self._seeds or known:
+            self._seed_pause_s = min(2 * self._seed_pause_s, SEED_RETRY_MOST_S)
+        return self._seed_pause_s
+
+    def _join(self, address: str) -> None:
+        body = self.say_all()
+        connection, answer = self.cluster.peers.dial(address)
+        try:
+            if answer.id == self.cluster.id:
+                raise errors.IdentityRefused(f"{address} is this node itself")
+            self.hear(connection.request("MEMBERS", body=body))
+        finally:
+            connection.close()
+
+    def _watch_identity(self, members: list[Member]) -> None:
+        """Somebody speaks of our id at another address: an old row of ours, or a second node with our key?"""
+        me = self.cluster.membership.me
+        for row in members:
+            if row.id == me.id and row.addresses != me.addresses and row.addresses not in self._clashing:
+                self._clashing.add(row.addresses)
+                self._group.spawn("identity", self._look_for_double, row.addresses)
+
+    def _look_for_double(self, addresses: tuple[str, ...]) -> None:
+        try:
+            for address in addresses:
+                try:
+                    answer = self.cluster.peers.meet(address)
+                except errors.P2pfsError as error:
+                    log.info("no second node with our identity at %s: %s", address, error)
+                    continue
+                mine = self.cluster.peers.caller.instance
+                # The instance begins with the time of start: the later one gives way, whoever notices.
+                if answer.id == self.cluster.id and answer.instance < mine:
+                    self._on_clash(errors.IdentityRefused(
+                        f"{address} has this node's identity (id {self.cluster.id}) and was there first; "
+                        "was the data directory copied? Remove identity.pem from one of the copies"
+                    ))
+        finally:
+            self._clashing.discard(addresses)

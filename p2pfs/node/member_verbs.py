@@ -1,0 +1,122 @@
+"""Handlers of the verbs between members (docs/PROTOCOL.md section 4)."""
+
+from __future__ import annotations
+
+import time
+
+from p2pfs import errors, green
+from p2pfs.core import wire
+from p2pfs.core.cid import CID
+from p2pfs.core.pins import BUCKETS, Pin
+from p2pfs.core.wire import Line
+from p2pfs.net.server import Session
+from p2pfs.node.peers import HAVE_BATCH
+from p2pfs.node.pinning import BATCH, format_digests
+from p2pfs.node.services import Services
+
+BUFFER_WAIT_S = 20.0
+"""How long a PUT or GET waits for a buffer; longer than a full queue of disk jobs takes, shorter than its caller waits."""
+
+
+def hello(services: Services, session: Session, line: Line) -> None:
+    """HELLO: check that the caller speaks our version and is who its certificate says."""
+    version, id, _, _ = line.args
+    if version != wire.VERSION:
+        raise errors.ProtocolError(f"this node speaks {wire.VERSION}, not {version[:40]}")
+    if session.peer.kind == "member" and id != session.peer.id:
+        raise errors.IdentityRefused(f"HELLO says {id[:64]}, the certificate says {session.peer.id}")
+    caller = services.caller
+    session.reply(wire.dump_json({
+        "version": wire.VERSION, "id": caller.id, "instance": caller.instance,
+        "time_ms": int(time.time() * 1000), "name": caller.name,
+    }))
+
+
+def ping(services: Services, session: Session, line: Line) -> None:
+    """PING: take the caller's news, give ours."""
+    services.gossip.hear(session.body())
+    session.reply(services.gossip.say_news())
+
+
+def pingreq(services: Services, session: Session, line: Line) -> None:
+    """PINGREQ: probe that member for the caller."""
+    peer = services.cluster.peer(line.args[0])
+    try:
+        services.gossip.ping(peer, services.cluster.membership.probe_timeout_s)
+    except errors.DeadlinePassed as error:
+        raise errors.NotFound(f"no answer: {error}") from None
+    except errors.Unreachable as error:
+        raise errors.NotFound(f"no answer: {error}") from None
+    session.reply()
+
+
+def members(services: Services, session: Session, line: Line) -> None:
+    """MEMBERS: merge the caller's table, give ours."""
+    services.gossip.hear(session.body())
+    session.reply(services.gossip.say_all())
+
+
+def have(services: Services, session: Session, line: Line) -> None:
+    """HAVE: one character a block."""
+    cids = [_cid(word) for word in session.body().split(b"\n")]
+    if len(cids) > HAVE_BATCH * 4:
+        raise errors.TooBig(f"HAVE of {len(cids)} CIDs, at most {HAVE_BATCH * 4}")
+    found = services.local.have([cid.multihash for cid in cids], renew=line.args[0] == "renew")
+    session.reply(bytes(b"01"[flag] for flag in found))
+
+
+def put(services: Services, session: Session, line: Line) -> None:
+    """PUT: a block from the socket into a buffer, from the buffer durably to the disk."""
+    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
+        session.body_into(data)
+        token = services.local.put(line.args[0].multihash, data)
+    session.reply(b"old" if token is None else b"new %d" % token)
+
+
+def get(services: Services, session: Session, line: Line) -> None:
+    """GET: a verified block."""
+    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view:
+        length = services.local.read(line.args[0].multihash, view)
+        with view[:length] as data:
+            session.reply(data)
+
+
+def discard(services: Services, session: Session, line: Line) -> None:
+    """DISCARD: a store that failed takes back what it wrote here."""
+    blocks = []
+    for row in session.body().split(b"\n"):
+        cid, _, token = row.partition(b" ")
+        if not token.isdigit() or len(token) > 20:
+            raise errors.ProtocolError(f"DISCARD: {row[:80]!r} is not CID and TOKEN")
+        blocks.append((_cid(cid).multihash, int(token)))
+    session.reply(b"%d" % services.local.discard(blocks))
+
+
+def pin(services: Services, session: Session, line: Line) -> None:
+    """PIN: merge catalog records, durably."""
+    changed = services.pinning.merge([Pin.from_wire(row) for row in wire.parse_json(session.body(), list)])
+    session.reply(wire.dump_json({"changed": len(changed)}))
+
+
+def digests(services: Services, session: Session, line: Line) -> None:
+    """DIGESTS: one line a bucket."""
+    session.reply(format_digests(services.pinning.run(services.pinning.catalog.bucket_digests)))
+
+
+def bucket(services: Services, session: Session, line: Line) -> None:
+    """BUCKET: its records, in parts."""
+    number = line.args[0]
+    if number >= BUCKETS:
+        raise errors.ProtocolError(f"there is no bucket {number}")
+    records = services.pinning.run(services.pinning.catalog.bucket, number)
+    for start in range(0, len(records), BATCH):
+        session.part(wire.dump_json([record.to_wire() for record in records[start : start + BATCH]]))
+        green.sleep(0)
+    session.reply()
+
+
+def _cid(word: bytes) -> CID:
+    try:
+        return CID.parse(word.decode("ascii"))
+    except (errors.BadCid, UnicodeDecodeError):
+        raise errors.ProtocolError(f"{word[:80]!r} is no CID") from None

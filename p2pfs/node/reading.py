@@ -1,0 +1,237 @@
+"""READ, FETCH, LIST, STAT, EXPORT: roots go out, each block verified before a byte of it is delivered.
+
+Blocks are fetched ahead in a window. Whoever delivers in order takes buffers without waiting while it holds others,
+so that many readers share the buffers without waiting for each other in a circle.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from p2pfs import errors, green
+from p2pfs.core import car, dag
+from p2pfs.core.cid import DAG_PB, CID
+from p2pfs.node.buffers import BufferPool
+from p2pfs.node.fetch import Fetcher
+from p2pfs.node.local import LocalStore
+from p2pfs.store.jobs import is_there, write_range
+
+AHEAD = 8
+"""Blocks fetched ahead by one reader that delivers in order."""
+CHECK_AT_ONCE = 1024
+AT_ONCE = 12
+"""Blocks fetched at once into a file."""
+
+
+class Fetched(NamedTuple):
+    """A block on its way: wait for `done`, then look for the error."""
+
+    view: memoryview
+    done: green.Event
+    outcome: list[int | BaseException]
+
+
+class Reader:
+    """Reads roots through a fetcher."""
+
+    def __init__(self, local: LocalStore, fetcher: Fetcher, buffers: BufferPool) -> None:
+        self._local = local
+        self._fetcher = fetcher
+        self._buffers = buffers
+        self._group = green.Group("read")
+
+    # --- in order ------------------------------------------------------------------------------------
+
+    def in_order(self, cids: Iterable[CID]) -> Iterator[tuple[CID, memoryview]]:
+        """The verified blocks of these CIDs, in their order. A view is valid until the next one is asked for."""
+        waiting: collections.deque[tuple[CID, Fetched]] = collections.deque()
+        source = iter(cids)
+        try:
+            while True:
+                self._fill(waiting, source)
+                if not waiting:
+                    return
+                cid, fetched = waiting[0]
+                fetched.done.wait()
+                outcome = fetched.outcome[0]
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                with fetched.view[:outcome] as data:
+                    yield cid, data
+                waiting.popleft()
+                self._buffers.give(fetched.view)
+        finally:
+            for _, fetched in waiting:
+                # The greenlet still writes into the buffer until it is done: only then may it be used again.
+                self._group.spawn("give-back", self._give_back, fetched)
+
+    def _fill(self, waiting: collections.deque[tuple[CID, Fetched]], source: Iterator[CID]) -> None:
+        while len(waiting) < AHEAD:
+            view = self._buffers.try_take() if waiting else self._buffers.take()
+            if view is None:
+                return
+            cid = next(source, None)
+            if cid is None:
+                self._buffers.give(view)
+                return
+            fetched = Fetched(view, green.Event(), [])
+            self._group.spawn(f"ahead-{cid}", self._fetch, cid, fetched)
+            waiting.append((cid, fetched))
+
+    def _fetch(self, cid: CID, fetched: Fetched) -> None:
+        try:
+            fetched.outcome.append(self._fetcher.block(cid, fetched.view))
+        except errors.P2pfsError as error:
+            fetched.outcome.append(error)
+        finally:
+            if not fetched.outcome:
+                fetched.outcome.append(errors.Interrupted(f"{cid}: reading was ended"))
+            fetched.done.set()
+
+    def _give_back(self, fetched: Fetched) -> None:
+        fetched.done.wait()
+        self._buffers.give(fetched.view)
+
+    # --- files ---------------------------------------------------------------------------------------
+
+    def file_size(self, cid: CID) -> int:
+        """Bytes of a file. Raises UsageError for a directory, Malformed for what is no UnixFS."""
+        if cid.codec != DAG_PB:
+            with self._buffers.buffer() as view:
+                return self._fetcher.block(cid, view)
+        block = self._fetcher.branch(cid)
+        if dag.kind(cid, block) == "directory":
+            raise errors.UsageError(f"{cid} is a directory; name a file inside it, or get the whole of it")
+        return dag.file_size(cid, block)
+
+    def stream(self, cid: CID, start: int, stop: int) -> Iterator[memoryview]:
+        """The bytes of a file from `start` to before `stop`, in pieces; only the blocks that they are in are read."""
+        spans: collections.deque[dag.Span] = collections.deque()
+
+        def leaves() -> Iterator[CID]:
+            for span in dag.spans(self._fetcher.branch, cid, start, stop):
+                spans.append(span)
+                yield span.cid
+
+        for leaf, block in self.in_order(leaves()):
+            span = spans.popleft()
+            yield dag.leaf_payload(leaf, block)[span.skip : span.skip + span.length]
+
+    def fetch_into(
+        self, cid: CID, fd: int, advanced: Callable[[int], None], failed: list[BaseException]
+    ) -> tuple[int, int]:
+        """Make a descriptor's file equal to a file of the store; (its size, bytes that were right already).
+
+        `advanced` is called with the bytes of each leaf that is done; an entry in `failed` ends it early. Raises what reading raises; the file is then
+        incomplete, and calling again completes it.
+        """
+        size = self.file_size(cid)
+        was = os.fstat(fd).st_size
+        self._local.run(os.ftruncate, fd, size)
+        kept = 0
+
+        def leaf(span: dag.Span, view: memoryview) -> None:
+            nonlocal kept
+            try:
+                if span.offset + span.length <= was and self._is_there(fd, span, view):
+                    kept += span.length
+                else:
+                    length = self._fetcher.block(span.cid, view)
+                    data = dag.leaf_payload(span.cid, view[:length])[span.skip : span.skip + span.length]
+                    self._local.run(write_range, fd, span.offset, data)
+                advanced(span.length)
+            except errors.P2pfsError as error:
+                failed.append(error)
+            finally:
+                slots.release()
+                self._buffers.give(view)
+
+        slots = green.Semaphore(AT_ONCE)
+        group = green.Group("fetch-into", lambda _, error: failed.append(error))
+        try:
+            for span in dag.spans(self._fetcher.branch, cid, 0, size):
+                slots.acquire()
+                if failed:
+                    slots.release()
+                    break
+                group.spawn(f"leaf-{span.cid}", leaf, span, self._buffers.take())
+            while len(group):
+                group.join(60.0)
+        finally:
+            group.close()
+        if failed:
+            raise failed[0]
+        return size, kept
+
+    def _is_there(self, fd: int, span: dag.Span, view: memoryview) -> bool:
+        # Only whole raw leaves can be compared where they lie; anything else is fetched again.
+        if span.skip or span.cid.codec == DAG_PB or span.cid.is_identity:
+            return False
+        return self._local.run(is_there, fd, span.offset, view[: span.length], span.cid.multihash)
+
+    # --- directories and figures ---------------------------------------------------------------------
+
+    def entry(self, cid: CID) -> dict[str, Any]:
+        """`type` and `size` of what a CID stands for; a directory's size is null."""
+        if cid.codec != DAG_PB:
+            return {"type": "file", "size": self.file_size(cid)}
+        block = self._fetcher.branch(cid)
+        kind = dag.kind(cid, block)
+        if kind == "symlink":
+            return {"type": kind, "size": len(dag.symlink_target(cid, block))}
+        return {"type": kind, "size": dag.file_size(cid, block) if kind == "file" else None}
+
+    def list(self, cid: CID) -> Iterator[dict[str, Any]]:
+        """Entries of a directory, one after the other. Raises UsageError when it is none."""
+        for entry in dag.entries(self._fetcher.branch, cid):
+            row = {"name": entry.name.decode("utf-8", "surrogateescape"), "cid": str(entry.cid)}
+            if entry.cid.codec != DAG_PB and not entry.cid.is_identity:
+                # A raw leaf is a file of its own length, which is what its link says; nothing is fetched to list it.
+                yield {**row, "type": "file", "size": entry.tsize}
+            else:
+                yield {**row, **self.entry(entry.cid)}
+
+    def figures(self, root: CID) -> tuple[int, int]:
+        """(number, bytes) of the distinct blocks below a root; leaves are not fetched where links tell their size."""
+        blocks = total = 0
+        for visit in dag.walk(self._fetcher.branch, root):
+            blocks += 1
+            total += visit.size
+        return blocks, total
+
+    def require_whole(self, root: CID) -> None:
+        """Raise NotFound unless every block below a root is on this node or on one that should hold it."""
+        batch: list[CID] = []
+        for visit in dag.walk(self._fetcher.branch, root):
+            if not visit.is_branch and not visit.cid.is_identity:
+                batch.append(visit.cid)
+            if len(batch) == CHECK_AT_ONCE:
+                self._require(root, batch)
+                batch = []
+        self._require(root, batch)
+
+    def _require(self, root: CID, leaves: list[CID]) -> None:
+        held = self._local.have([leaf.multihash for leaf in leaves])
+        missing = [leaf for leaf, is_here in zip(leaves, held, strict=True) if not is_here]
+        lost = self._fetcher.missing(missing)
+        if lost:
+            raise errors.NotFound(
+                f"{root} is not complete: {len(lost)} blocks or more are missing, the first is {lost[0]}; "
+                "what is there is kept, the root is not pinned"
+            )
+
+    def export(self, root: CID) -> Iterator[bytes | memoryview]:
+        """A CARv1 of everything below a root, depth first, each block once."""
+        yield car.header([root])
+        cids = (visit.cid for visit in dag.walk(self._fetcher.branch, root) if not visit.cid.is_identity)
+        for cid, block in self.in_order(cids):
+            yield car.frame(cid, block)
+            yield block
+
+    def close(self) -> None:
+        """End what is still running."""
+        self._group.close()
+

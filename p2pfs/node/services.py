@@ -1,0 +1,36 @@
+"""What the handlers of verbs work with: the parts of a node, put together by `node.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2pfs.config import Config
+from p2pfs.node.buffers import BufferPool
+from p2pfs.node.cluster import Cluster
+from p2pfs.node.fetch import Fetcher
+from p2pfs.node.gossip import Gossip
+from p2pfs.node.local import LocalStore
+from p2pfs.node.peers import Caller
+from p2pfs.node.pinning import Pinning
+from p2pfs.node.place import Placer
+from p2pfs.node.reading import Reader
+
+
+@dataclass
+class Services:
+    """One of each; `config` is replaced on SIGHUP."""
+
+    config: Config
+    caller: Caller
+    started: float
+    local: LocalStore
+    own_buffers: BufferPool
+    """For what this node began itself: stores, gets."""
+    serve_buffers: BufferPool
+    """For answering members; never held while waiting for a peer."""
+    cluster: Cluster
+    gossip: Gossip
+    pinning: Pinning
+    fetcher: Fetcher
+    placer: Placer
+    reader: Reader

@@ -1,0 +1,287 @@
+"""Handlers of STORE and IMPORT: a request that streams in, progress out, a receipt at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from p2pfs import errors, green
+from p2pfs.core import car, dag, wire
+from p2pfs.core.cid import DAG_PB, CID
+from p2pfs.core.layout import Link
+from p2pfs.core.pins import Pin
+from p2pfs.core.profile import profile
+from p2pfs.core.wire import Line
+from p2pfs.net.server import Session
+from p2pfs.node.buffers import SMALL
+from p2pfs.node.ingest import FileIngest, Folder, Ingest, add_descriptor, add_stream
+from p2pfs.node.services import Services
+
+PROGRESS_S = 0.5
+MAX_DEPTH = 512
+MAX_REPLICAS = 64
+OPTIONS: dict[str, type] = {"name": str, "replicas": int, "chunker": str, "hash": str, "dry_run": bool}
+
+
+def read_options(body: bytes) -> dict[str, Any]:
+    """The JSON options of STORE and IMPORT; null counts as absent. Raises UsageError, ProtocolError."""
+    options = {key: value for key, value in wire.parse_json(body, dict).items() if value is not None}
+    for key, value in options.items():
+        if key not in OPTIONS or type(value) is not OPTIONS[key]:
+            raise errors.UsageError(f"option {key!r} = {value!r}: known are {', '.join(OPTIONS)}")
+    if not 1 <= options.get("replicas", 1) <= MAX_REPLICAS:
+        raise errors.UsageError(f"replicas = {options['replicas']}: give a number from 1 to {MAX_REPLICAS}")
+    return options
+
+
+def new_ingest(services: Services, options: dict[str, Any]) -> Ingest:
+    """An ingest with the wanted durability, limited by the number of members."""
+    config, cluster = services.config, services.cluster
+    wanted = cluster.limited(options.get("replicas", config.cluster.replicas))
+    return Ingest(
+        services.local, services.placer, services.own_buffers,
+        profile(options.get("chunker", config.storage.chunker), options.get("hash", config.storage.hash)),
+        wanted, min(wanted, cluster.limited(config.cluster.write_quorum)), options.get("dry_run", False),
+    )
+
+
+@contextlib.contextmanager
+def running(session: Session, ingest: Ingest) -> Iterator[None]:
+    """Send progress while the body runs; a client that went away ends it. Want of room takes back what was written."""
+    is_over = green.Event()
+
+    def progress() -> None:
+        while not is_over.wait(PROGRESS_S):
+            session.part(wire.dump_json({"bytes": ingest.bytes, "new_bytes": ingest.new_bytes}))
+
+    group = green.Group("progress", ingest.fail)
+    reporter = group.spawn("progress", progress)
+    try:
+        yield
+        ingest.join()
+    except errors.NoSpace:
+        ingest.close()
+        ingest.take_back()
+        raise
+    finally:
+        ingest.close()
+        is_over.set()
+        reporter.join(10.0)
+        group.close()
+
+
+def store(services: Services, session: Session, line: Line) -> None:
+    """STORE: build and place the tree, then pin its root."""
+    options = read_options(session.body())
+    ingest = new_ingest(services, options)
+    with running(session, ingest):
+        link, sha256 = Tree(session, ingest).read()
+        ingest.join()
+        receipt = {
+            "cid": str(link.cid), "name": options.get("name", ""), "size": link.size, "sha256": sha256,
+            "blocks": ingest.blocks, "new_blocks": ingest.new_blocks, "new_bytes": ingest.new_bytes,
+            "replicas": ingest.fewest_copies, "nodes": [],
+        }
+        if not options.get("dry_run"):
+            make_pin(services, ingest, link, options, sha256)
+            receipt["nodes"] = sorted(services.cluster.name_of(id) for id in ingest.nodes)
+    session.reply(wire.dump_json(receipt))
+
+
+def make_pin(
+    services: Services, ingest: Ingest, link: Link, options: dict[str, Any], sha256: str | None
+) -> None:
+    """The catalog record that makes a store visible. Raises TooFewNodes when too few have it durably."""
+    pin = Pin(
+        cid=link.cid, name=options.get("name", ""), size=link.size, sha256=sha256,
+        replicas=options.get("replicas", services.config.cluster.replicas), blocks=ingest.blocks,
+        created=int(time.time()), stamp=services.pinning.stamp(), origin=services.cluster.id, removed=False,
+    )
+    holders = services.pinning.publish([pin])
+    if len(holders) < ingest.quorum:
+        raise errors.TooFewNodes(
+            f"every block of {link.cid} is stored, but only {len(holders)} of the {ingest.quorum} nodes needed took "
+            f"its pin ({services.cluster.names(holders)}); store it again, nothing is sent twice"
+        )
+
+
+class Tree:
+    """Reads the node record of a STORE: a file, a directory with all below it, or a link."""
+
+    def __init__(self, session: Session, ingest: Ingest) -> None:
+        self._session = session
+        self._ingest = ingest
+        self._root: list[tuple[Link, str | None]] = []
+        self._folders: list[Folder] = []
+
+    def read(self) -> tuple[Link, str | None]:
+        """The root's link, and the plain SHA-256 of a file. Raises whatever a part of it met."""
+        while True:
+            record = self._session.next_record()
+            self._ingest.check()
+            self._take(record)
+            if not self._folders and record.verb.name != "PART":
+                break
+        self._ingest.join()
+        return self._root[0]
+
+    def _take(self, record: Line) -> None:
+        kind = record.verb.name
+        if kind == "FILE":
+            self._file(record.args[0])
+        elif kind == "FD":
+            self._descriptor(record.args[0])
+        elif kind == "LINK":
+            target = self._session.record_body(record)
+            self._done(record.args[0])(self._ingest.symlink(target))
+        elif kind == "DIR":
+            if len(self._folders) >= MAX_DEPTH:
+                raise errors.Refused(f"directories nest deeper than {MAX_DEPTH}")
+            self._folders.append(Folder(self._ingest, self._done(record.args[0])))
+        elif kind == "END" and self._folders:
+            self._folders.pop().close()
+        elif kind != "PART" or record.length:
+            raise errors.ProtocolError(f"{kind} may not stand here")
+
+    def _done(self, name: bytes) -> Callable[[Link], None]:
+        if self._folders:
+            return self._folders[-1].expect(name)
+        return lambda link: self._root.append((link, None))
+
+    def _file(self, name: bytes) -> None:
+        parts = Parts(self._session)
+        if self._folders:
+            small = parts.all_if_small()
+            if small is not None:
+                self._ingest.small_file(small, self._done(name))
+                return
+        file = FileIngest(self._ingest, wants_sha256=not self._folders)
+        add_stream(file, parts.read_into)
+        self._finish(name, file)
+
+    def _descriptor(self, name: bytes) -> None:
+        fd = self._session.take_descriptor()
+        try:
+            file = FileIngest(self._ingest, wants_sha256=not self._folders)
+            add_descriptor(file, fd)
+        finally:
+            os.close(fd)
+        self._finish(name, file)
+
+    def _finish(self, name: bytes, file: FileIngest) -> None:
+        link, sha256 = file.finish()
+        if self._folders:
+            self._done(name)(link)
+        else:
+            self._root.append((link, sha256))
+
+
+class Parts:
+    """The PARTs of a file up to its END, read piece by piece."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._ahead = b""
+        self._left = 0
+        self._is_over = False
+
+    def all_if_small(self) -> bytes | None:
+        """The whole file when it is at most SMALL bytes, else None (and what was read comes with `read_into`)."""
+        pieces: list[bytes] = []
+        total = 0
+        while total <= SMALL:
+            if not self._next():
+                return b"".join(pieces)
+            if self._left > SMALL:
+                break
+            piece = bytearray(self._left)
+            self._session.record_into(memoryview(piece))
+            self._left = 0
+            pieces.append(piece)
+            total += len(piece)
+        self._ahead = b"".join(pieces)
+        return None
+
+    def read_into(self, view: memoryview) -> int:
+        """Some bytes into the view; their number, 0 at the end."""
+        if self._ahead:
+            count = min(len(view), len(self._ahead))
+            view[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
+            return count
+        if not self._left and not self._next():
+            return 0
+        count = min(len(view), self._left)
+        self._session.record_into(view[:count])
+        self._left -= count
+        return count
+
+    def _next(self) -> bool:
+        while not self._is_over and not self._left:
+            record = self._session.next_record()
+            if record.verb.name == "END":
+                self._is_over = True
+            elif record.verb.name == "PART":
+                self._left = record.length
+            else:
+                raise errors.ProtocolError(f"{record.verb.name} may not stand inside a file")
+        return not self._is_over
+
+
+def import_car(services: Services, session: Session, line: Line) -> None:
+    """IMPORT: every verified block to its owners, then a pin for each root whose whole DAG is there."""
+    options = read_options(session.body())
+    ingest = new_ingest(services, options)
+    with running(session, ingest):
+        parts = Parts(session)
+        reader = car.CarReader(lambda count: _read_exactly(parts, count))
+        for cid, data in reader:
+            ingest.check()
+            _place_copy(ingest, cid, data)
+        ingest.join()
+        roots = [_adopt(services, ingest, root, options) for root in reader.roots]
+    session.reply(wire.dump_json({
+        "roots": roots, "blocks": ingest.blocks, "new_blocks": ingest.new_blocks, "new_bytes": ingest.new_bytes,
+    }))
+
+
+def _read_exactly(parts: Parts, count: int) -> bytes:
+    data = bytearray(count)
+    done = 0
+    while done < count:
+        got = parts.read_into(memoryview(data)[done:])
+        if not got:
+            break
+        done += got
+    return bytes(data[:done])
+
+
+def _place_copy(ingest: Ingest, cid: CID, data: bytes) -> None:
+    view = ingest.buffers.take()
+    view[: len(data)] = data
+
+    def place() -> None:
+        try:
+            with view[: len(data)] as block:
+                ingest.place(cid, block)
+            ingest.bytes += len(data)
+        finally:
+            ingest.buffers.give(view)
+
+    ingest.spawn(f"import-{cid}", place)
+
+
+def _adopt(services: Services, ingest: Ingest, root: CID, options: dict[str, Any]) -> dict[str, Any]:
+    """Pin an imported root if its DAG is whole; the row that tells."""
+    services.reader.require_whole(root)
+    entry = services.reader.entry(root)
+    size = entry["size"] if entry["size"] is not None else 0
+    sha256 = None
+    if entry["type"] == "file" and root.codec != DAG_PB and root.multihash[0] == 0x12:
+        sha256 = root.multihash[2:].hex()
+    make_pin(services, ingest, Link(root, size, size), options, sha256)
+    return {"cid": str(root), "name": options.get("name", ""), "size": entry["size"], "type": entry["type"], "pinned": True}

@@ -1,0 +1,189 @@
+"""Handlers of the verbs for users that read or change the catalog (docs/PROTOCOL.md section 5)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from p2pfs import errors, green, metrics
+from p2pfs.core import dag, wire
+from p2pfs.core.wire import Line
+from p2pfs.net.server import Session
+from p2pfs.node import census
+from p2pfs.node.refs import Found, resolve
+from p2pfs.node.services import Services
+
+PART_S = 0.5
+"""How often a verb that works for long shows that it does."""
+LINES_BYTES = 64 * 1024
+
+
+def find(services: Services, line: Line) -> Found:
+    """The REF that is every such verb's first word."""
+    return resolve(line.args[0], services.pinning, services.fetcher)
+
+
+def send_rows(session: Session, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON lines, gathered into parts: a part leaves when it is full or half a second old."""
+    gathered: list[bytes] = []
+    size, last = 0, time.monotonic()
+    for row in rows:
+        gathered.append(wire.dump_json(row) + b"\n")
+        size += len(gathered[-1])
+        if size >= LINES_BYTES or time.monotonic() - last >= PART_S:
+            session.part(b"".join(gathered))
+            gathered, size, last = [], 0, time.monotonic()
+            green.sleep(0)
+    if gathered:
+        session.part(b"".join(gathered))
+
+
+def read(services: Services, session: Session, line: Line) -> None:
+    """READ: a range of a file, block by block."""
+    found = find(services, line)
+    _, offset, length = line.args
+    size = services.reader.file_size(found.cid)
+    stop = size if length is None else min(size, offset + length)
+    sent = 0
+    for piece in services.reader.stream(found.cid, min(offset, size), stop):
+        for start in range(0, len(piece), wire.MAX_PART):
+            session.part(piece[start : start + wire.MAX_PART])
+        sent += len(piece)
+    session.reply(wire.dump_json({"cid": str(found.cid), "size": size, "sent": sent}))
+
+
+def fetch(services: Services, session: Session, line: Line) -> None:
+    """FETCH: make the descriptor's file equal to the stored one."""
+    fd = session.take_descriptor()
+    done, last = 0, time.monotonic()
+    try:
+        found = find(services, line)
+        size = services.reader.file_size(found.cid)
+
+        def advanced(count: int) -> None:
+            nonlocal done
+            done += count
+
+        def progress() -> None:
+            while not is_over.wait(PART_S):
+                session.part(wire.dump_json({"bytes": done, "size": size}))
+
+        is_over = green.Event()
+        group = green.Group("fetch-progress", lambda _, error: gone.append(error))
+        gone: list[BaseException] = []
+        reporter = group.spawn("progress", progress)
+        try:
+            size, kept = services.reader.fetch_into(found.cid, fd, advanced, gone)
+        finally:
+            is_over.set()
+            reporter.join(10.0)
+            group.close()
+    finally:
+        os.close(fd)
+    session.reply(wire.dump_json({"cid": str(found.cid), "size": size, "kept_bytes": kept}))
+
+
+def list_entries(services: Services, session: Session, line: Line) -> None:
+    """LIST: the entries of a directory."""
+    send_rows(session, services.reader.list(find(services, line).cid))
+    session.reply()
+
+
+def pins(services: Services, session: Session, line: Line) -> None:
+    """PINS: what is pinned, newest first."""
+    def rows() -> Iterable[dict[str, Any]]:
+        after = None
+        while page := services.pinning.run(services.pinning.catalog.pins, after, 1000):
+            for pin in page:
+                yield {
+                    "cid": str(pin.cid), "name": pin.name, "size": pin.size, "sha256": pin.sha256,
+                    "replicas": pin.replicas, "blocks": pin.blocks, "created": pin.created,
+                }
+            after = page[-1]
+
+    send_rows(session, rows())
+    session.reply()
+
+
+def stat(services: Services, session: Session, line: Line) -> None:
+    """STAT: figures of a root or of something inside it."""
+    found = find(services, line)
+    reader = services.reader
+    entry = reader.entry(found.cid)
+    blocks, total = reader.figures(found.cid)
+    row: dict[str, Any] = {
+        "cid": str(found.cid), **entry, "blocks": blocks, "bytes": total, "entries": None, "target": None,
+        "sha256": None, "pins": [],
+    }
+    if entry["type"] == "directory":
+        row["entries"] = sum(1 for _ in dag.entries(services.fetcher.branch, found.cid))
+    if entry["type"] == "symlink":
+        target = dag.symlink_target(found.cid, services.fetcher.branch(found.cid))
+        row["target"] = target.decode("utf-8", "surrogateescape")
+    for pin in services.pinning.run(services.pinning.catalog.find_cid, found.cid):
+        row["pins"].append(pin.name)
+        row["sha256"] = row["sha256"] or pin.sha256
+    session.reply(wire.dump_json(row))
+
+
+def unpin(services: Services, session: Session, line: Line) -> None:
+    """UNPIN: a tombstone for the pin that a name means, or for every pin of a CID."""
+    found = find(services, line)
+    if found.path:
+        raise errors.UsageError(f"{line.args[0]!r} is inside a root; only a root can be removed")
+    if found.pin is not None:
+        removed = [found.pin]
+    else:
+        removed = services.pinning.run(services.pinning.catalog.find_cid, found.cid)
+    if not removed:
+        raise errors.NotFound(f"{found.cid} is not pinned")
+    services.pinning.publish([
+        pin._replace(removed=True, stamp=services.pinning.stamp(), origin=services.cluster.id) for pin in removed
+    ])
+    session.reply(wire.dump_json({"removed": [{"cid": str(pin.cid), "name": pin.name} for pin in removed]}))
+
+
+def export(services: Services, session: Session, line: Line) -> None:
+    """EXPORT: a CAR, in parts."""
+    found = find(services, line)
+    gathered: list[bytes] = []
+    blocks = -1
+    for piece in services.reader.export(found.cid):
+        # A header or a frame's prefix travels with the block that follows it.
+        if isinstance(piece, bytes):
+            gathered.append(piece)
+            blocks += 1
+            continue
+        for start in range(0, max(1, len(piece)), wire.MAX_PART - 256):
+            session.part(b"".join(gathered), piece[start : start + wire.MAX_PART - 256])
+            gathered = []
+    if gathered:
+        session.part(b"".join(gathered))
+    session.reply(wire.dump_json({"cid": str(found.cid), "blocks": max(blocks, 0)}))
+
+
+def explain(services: Services, session: Session, line: Line) -> None:
+    """EXPLAIN: each block, where it should be and where it is."""
+    found = find(services, line)
+    summary = census.Summary(services, found.cid)
+    send_rows(session, summary.rows())
+    session.reply(wire.dump_json(summary.result()))
+
+
+def peers(services: Services, session: Session, line: Line) -> None:
+    """PEERS: every member."""
+    send_rows(session, census.peer_rows(services))
+    session.reply()
+
+
+def status(services: Services, session: Session, line: Line) -> None:
+    """STATUS: health of node and cluster."""
+    session.reply(wire.dump_json(census.status(services)))
+
+
+def metrics_text(services: Services, session: Session, line: Line) -> None:
+    """METRICS: Prometheus text, gauges brought up to date."""
+    census.refresh_gauges(services)
+    session.reply(metrics.render())
