@@ -1,21 +1,23 @@
-"""Which members own a shard, in which order: a pure function of the membership, so nobody has to ask anybody.
+"""Which members own a shard, in which order: a pure function of the membership, so nobody asks anybody.
 
-Weighted rendezvous hashing. Every member draws a number for every shard; the members in the order of their draws own
-it (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998). A draw `u` becomes a score by
-the logarithm method, `-weight / ln(u)`, the highest first (Schindelhauer and Schomaker, "Weighted distributed hash
-tables", 2005): so a member wins in proportion to its weight, and a changed weight moves only that member's shards.
+Weighted rendezvous hashing. Every member draws a number for every shard; the members in the order of their
+draws own it (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998). A draw `u`
+becomes a score by the logarithm method, `-weight / ln(u)`, the highest first (Schindelhauer and Schomaker,
+"Weighted distributed hash tables", 2005): so a member wins in proportion to its weight, and a changed weight
+moves only that member's shards.
 
 Two additions:
 
-- Stratified draws. Independent draws would give a member of twenty its share of 4096 shards with an error of 10 % too
-  often. So a member's 4096 hashes are sorted, and the place in that order, not the hash itself, gives `u`: each member
-  draws each of the 4096 bands of (0, 1) exactly once (Latin hypercube sampling; McKay, Beckman and Conover 1979). A
-  draw still depends on nothing but shard and node id, so movement stays minimal.
-- Zones. The best member of each zone comes first, then each zone's second, and so on, best score first in each pass.
+- Stratified draws. Independent draws would give a member of twenty its share of 4096 shards with an error of
+  10 % too often. So a member's 4096 hashes are sorted, and the place in that order, not the hash itself, gives
+  `u`: each member draws each of the 4096 bands of (0, 1) exactly once (Latin hypercube sampling; McKay, Beckman
+  and Conover 1979). A draw still depends on nothing but shard and node id, so movement stays minimal.
+- Zones. The best member of each zone comes first, then each zone's second, and so on; in each pass the best
+  score first.
 
 With several owners a shard and unequal weights a member's share follows its weight only as far as it can: nobody
-owns more than one copy of a shard, and the heavier ones come a little short. With zones, every zone gets the same
-share while there are no more zones than owners, whatever its members weigh.
+owns more than one copy of a shard, and the heavier ones come a little short. With zones, every zone gets the
+same share while there are no more zones than owners, whatever its members weigh.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ def _draws(id: str) -> array[float]:
 class Placement:
     """The order of the members for every shard, for one membership. Computed when asked for, and kept.
 
-    The order does not depend on the order in which the candidates are given. Raises ValueError when two candidates
-    have one id, or a weight is no finite number of at least 0.
+    The order does not depend on the order in which the candidates are given. Raises ValueError when two
+    candidates have one id, or a weight is no finite number of at least 0.
     """
 
     def __init__(self, candidates: Iterable[Candidate]) -> None:
@@ -85,9 +87,9 @@ class Placement:
         return found
 
     def _sort(self, shard: int) -> list[int]:
-        # Lowest -ln(u) / weight is highest -weight / ln(u). Equal ones cannot be told apart but by index, that is id.
-        scores = [(_draws(self._ids[index])[shard] / self.candidates[index].weight, index) for index in self._owning]
-        scores.sort()
+        # Lowest -ln(u) / weight is highest -weight / ln(u). Equal ones stand by index, that is by id.
+        members = self.candidates
+        scores = sorted((_draws(members[index].id)[shard] / members[index].weight, index) for index in self._owning)
         ranked = [index for _, index in scores]
         if self._has_zones:
             ranked = self._spread(ranked)
