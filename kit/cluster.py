@@ -1,0 +1,210 @@
+"""Real nodes as real processes on loopback, for the demo, the benchmarks and the tests.
+
+    with Cluster(tmp, 3) as cluster:
+        cluster[0].cli("store", "FILE")
+        cluster[1].kill()
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+NODE = ROOT / "bin" / "p2pfs-node"
+CLI = ROOT / "bin" / "p2pfs-cli"
+CONFIG = ROOT / "conf" / "node.ini"
+READY_S = 30.0
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first true value of `condition`, asked every 50 ms. Raises TimeoutError after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Node:
+    """One `p2pfs-node` process with a data directory of its own."""
+
+    def __init__(self, folder: Path, name: str, options: dict[str, str]) -> None:
+        self.name = name
+        self.folder = folder
+        self.data_dir = folder / name
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.control = self.data_dir / "control.sock"
+        self.log_path = folder / f"{name}.log"
+        self.options = {
+            "node.name": name, "node.data_dir": str(self.data_dir), "node.listen": self.address, **options,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ready_s = 0.0
+        """Seconds from the start of the process to its READY."""
+
+    def start(self, *, wait: bool = True) -> Node:
+        """Start the process; with `wait`, return when it said READY (by the systemd protocol)."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        notify = self.folder / f"{self.name}.notify"
+        notify.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log_path.open("ab") as log:
+            ready.bind(str(notify))
+            begin = time.monotonic()
+            overrides = [word for key, value in self.options.items() for word in ("-o", f"{key}={value}")]
+            environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PFS_")}
+            self.process = subprocess.Popen(
+                [sys.executable, str(NODE), "-c", str(CONFIG), *overrides],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                env={**environment, "NOTIFY_SOCKET": str(notify)},
+            )
+            if wait:
+                self._wait_ready(ready, begin)
+        return self
+
+    def _wait_ready(self, ready: socket.socket, begin: float) -> None:
+        assert self.process is not None
+        ready.settimeout(0.1)
+        while time.monotonic() < begin + READY_S:
+            try:
+                if b"READY=1" in ready.recv(4096):
+                    self.ready_s = time.monotonic() - begin
+                    return
+            except TimeoutError:
+                if self.process.poll() is not None:
+                    break
+        raise RuntimeError(f"{self.name} did not become ready:\n{self.log()[-3000:]}")
+
+    def log(self) -> str:
+        """All that the node wrote so far."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def cli(self, *args: str, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        """Run `p2pfs-cli` against this node. With `check`, a failure raises with what it printed."""
+        done = subprocess.run(
+            [sys.executable, str(CLI), f"--node={self.control}", *args],
+            capture_output=True, text=True, check=False, **{"timeout": 300, **kwargs},
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"p2pfs-cli {' '.join(args)} exited {done.returncode}:\n{done.stderr}")
+        return done
+
+    def json(self, *args: str, **kwargs: Any) -> list[dict[str, Any]]:
+        """The JSON lines that a CLI verb prints."""
+        return [json.loads(line) for line in self.cli("--json", *args, **kwargs).stdout.splitlines()]
+
+    def states(self) -> dict[str, str]:
+        """Name to state of every member, as this node sees it."""
+        return {row["name"]: row["state"] for row in self.json("peers")}
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        if self.process is not None and self.process.poll() is None:
+            self.signal(signal.SIGKILL)
+            self.process.wait(10)
+
+    def stop(self, seconds: float = 20.0) -> int:
+        """SIGTERM, and its exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def memory(self, what: str = "VmRSS") -> int:
+        """Resident bytes of the process now; `VmHWM`: at most so far."""
+        assert self.process is not None
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith(what + ":"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+    def cpu_s(self) -> float:
+        """CPU seconds that the process used so far."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Cluster:
+    """Some nodes with one secret; the first is the seed of the others. Leaving the `with` block ends them all."""
+
+    def __init__(self, folder: Path, size: int, **options: str) -> None:
+        self.folder = folder
+        common = {"cluster.secret": secrets.token_hex(32), "storage.reserve_free": "0"}
+        common.update({key.replace("__", "."): value for key, value in options.items()})
+        self.nodes = [Node(folder, f"node-{chr(ord('a') + number)}", dict(common)) for number in range(size)]
+        for node in self.nodes[1:]:
+            node.options["cluster.seeds"] = self.nodes[0].address
+
+    def start(self) -> Cluster:
+        """Start all and wait until everybody sees everybody alive."""
+        for node in self.nodes:
+            node.start(wait=False)
+        self.wait_alive()
+        return self
+
+    def wait_alive(self, seconds: float = READY_S) -> None:
+        """Wait until every running node sees every running node alive."""
+        running = {node.name for node in self.running()}
+        for node in self.running():
+            wait_until(lambda node=node: node.control.exists(), seconds, f"{node.name} listens: {node.log()[-2000:]}")
+            wait_until(
+                lambda node=node: running <= {name for name, state in node.states().items() if state == "alive"},
+                seconds, f"{node.name} sees {running} alive",
+            )
+
+    def running(self) -> list[Node]:
+        """Nodes whose process lives."""
+        return [node for node in self.nodes if node.process is not None and node.process.poll() is None]
+
+    def __getitem__(self, number: int) -> Node:
+        return self.nodes[number]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __enter__(self) -> Cluster:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill whatever runs."""
+        for node in self.running():
+            node.signal(signal.SIGCONT)
+            node.kill()

@@ -1,0 +1,45 @@
+"""One handler a verb. Which door a verb may come through is in its row of `core.wire.VERBS`; the server checks it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from p2pfs.core.wire import Line
+from p2pfs.net.server import Session
+from p2pfs.node import member_verbs, storing, user_verbs
+from p2pfs.node.services import Services
+
+Handler = Callable[[Services, Session, Line], None]
+
+HANDLERS: dict[str, Handler] = {
+    "HELLO": member_verbs.hello,
+    "PING": member_verbs.ping,
+    "PINGREQ": member_verbs.pingreq,
+    "MEMBERS": member_verbs.members,
+    "HAVE": member_verbs.have,
+    "PUT": member_verbs.put,
+    "GET": member_verbs.get,
+    "DISCARD": member_verbs.discard,
+    "PIN": member_verbs.pin,
+    "DIGESTS": member_verbs.digests,
+    "BUCKET": member_verbs.bucket,
+    "STORE": storing.store,
+    "READ": user_verbs.read,
+    "FETCH": user_verbs.fetch,
+    "LIST": user_verbs.list_entries,
+    "PINS": user_verbs.pins,
+    "STAT": user_verbs.stat,
+    "EXPLAIN": user_verbs.explain,
+    "UNPIN": user_verbs.unpin,
+    "IMPORT": storing.import_car,
+    "EXPORT": user_verbs.export,
+    "PEERS": user_verbs.peers,
+    "STATUS": user_verbs.status,
+    "METRICS": user_verbs.metrics_text,
+}
+
+
+def bind(services: Services) -> dict[str, Callable[[Session, Line], None]]:
+    """The handlers for a server, with a node's parts filled in."""
+    return {name: functools.partial(handler, services) for name, handler in HANDLERS.items()}
