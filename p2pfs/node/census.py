@@ -89,23 +89,20 @@ class Summary:
 def peer_rows(services: Services) -> Iterator[dict[str, Any]]:
     """One row a member, by name."""
     cluster = services.cluster
-    now, wall = time.monotonic(), time.time()
-    for member in cluster.members():
+    since = time.time() - time.monotonic()
+    for member, _, seen, rtt_s in sorted(cluster.membership.known(), key=lambda known: known.member.name):
         is_self = member.id == cluster.id
         peer = cluster.peers.known(member.id)
-        seen = cluster.membership.last_seen(member.id)
-        rtt_s = cluster.membership.rtt_s(member.id)
-        row: dict[str, Any] = {
-            "name": member.name, "id": member.id, "address": ",".join(member.addresses), "state": member.state,
+        yield {
+            "name": member.name, "id": member.id, "address": ",".join(member.addresses), "state": member.shown_state,
             "self": is_self, "zone": member.zone, "capacity": member.capacity,
-            "used": services.local.usage().bytes if is_self else member.used,
+            "used": services.local.usage().bytes if is_self else member.used_bytes,
             "incarnation": member.incarnation, "version": member.version,
-            "last_seen": round(wall if is_self else wall - (now - seen), 3) if is_self or seen is not None else None,
-            "rtt_ms": None if is_self or rtt_s is None else round(1000 * rtt_s, 3),
-            "clock_ahead_s": round(peer.clock_ahead_s, 3) if peer and not is_self else 0.0,
+            "last_seen": round(time.time(), 3) if is_self else None if seen is None else round(since + seen, 3),
+            "rtt_ms": None if rtt_s is None else round(1000 * rtt_s, 3),
+            "clock_ahead_s": round(peer.clock_ahead_s, 3) if peer else 0.0,
             "error": peer.last_error if peer and peer.is_avoided else "",
         }
-        yield row
 
 
 def status(services: Services) -> dict[str, Any]:

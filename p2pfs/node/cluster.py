@@ -6,14 +6,10 @@ import time
 from collections.abc import Iterable
 
 from p2pfs import errors, metrics
-from p2pfs.core.membership import STATES, Member, Membership
+from p2pfs.core.member import STATES, Member
+from p2pfs.core.membership import Membership
 from p2pfs.core.placement import Placement
 from p2pfs.node.peers import Peer, Peers
-
-LIVE = ("alive", "suspect")
-"""States in which a member is given new blocks."""
-TALKING = ("alive", "suspect", "draining")
-"""States in which a member answers."""
 
 
 class Cluster:
@@ -26,14 +22,14 @@ class Cluster:
         self.id = membership.me.id
         self._placement: Placement | None = None
         self._ranks: dict[int, tuple[str, ...]] = {}
-        self._candidates: tuple[object, ...] = ()
+        self._basis: tuple[object, ...] = ()
 
     def changed(self) -> None:
         """Forget what was derived from the table, where it differs now."""
-        candidates = tuple(self.membership.candidates(time.monotonic(), self.out_after_s))
-        live = tuple(sorted(member.id for member in self.members() if member.state in LIVE))
-        if (candidates, live) != self._candidates:
-            self._candidates = (candidates, live)
+        candidates = tuple(sorted(self.membership.owners_candidates(time.monotonic(), self.out_after_s)))
+        reachable = tuple(sorted(member.id for member in self.members() if member.is_reachable))
+        if (candidates, reachable) != self._basis:
+            self._basis = (candidates, reachable)
             self._placement = Placement(candidates)
             self._ranks = {}
         counts = dict.fromkeys(STATES, 0)
@@ -58,7 +54,7 @@ class Cluster:
     @property
     def size(self) -> int:
         """Members that belong to the cluster, dead ones included until they are forgotten."""
-        return sum(member.state != "left" for member in self.membership.members())
+        return len(self.membership.members())
 
     def absent(self) -> list[Member]:
         """Members that belong to the cluster and do not answer."""
@@ -79,7 +75,7 @@ class Cluster:
 
     def live_peers(self) -> list[Peer]:
         """Every other member that should answer."""
-        return [self.peers.get(member) for member in self.members() if member.state in TALKING and member.id != self.id]
+        return [self.peers.get(member) for member in self.members() if member.is_reachable and member.id != self.id]
 
     # --- placement -----------------------------------------------------------------------------------
 
@@ -96,7 +92,7 @@ class Cluster:
         """Members that can take a block of the shard now, in rank order. Called from native threads too."""
         ranks = self._ranks.get(shard)
         if ranks is None:
-            ranks = tuple(id for id in self.order(shard) if self.membership.state_of(id) in LIVE)
+            ranks = tuple(id for id in self.order(shard) if self.member(id).is_reachable)
             self._ranks[shard] = ranks
         return ranks
 

@@ -6,13 +6,13 @@ The rules are `core/membership.py`; here are only the connections and the clock.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 
 from p2pfs import errors, green
 from p2pfs.core import wire
-from p2pfs.core.membership import Change, Member
+from p2pfs.core.member import Member, news_from_wire, news_to_wire
+from p2pfs.core.membership import Change
 from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.peers import Peer
@@ -33,13 +33,11 @@ class Gossip:
         self,
         cluster: Cluster,
         seeds: tuple[str, ...],
-        push_pull_interval_s: float,
         on_change: Callable[[Change], None],
         on_clash: Callable[[errors.IdentityRefused], None],
     ) -> None:
         self.cluster = cluster
         self._seeds = seeds
-        self._push_pull_interval_s = push_pull_interval_s
         self._on_change = on_change
         self._on_clash = on_clash
         self._group = green.Group("gossip")
@@ -47,42 +45,33 @@ class Gossip:
         self._clashing: set[tuple[str, ...]] = set()
 
     def start(self) -> None:
-        """Begin. The first contact with a seed is tried before this returns, so that a join is quick."""
+        """Begin to probe, and to look for somebody as long as nobody is known."""
         self._group.loop("tick", self._tick)
-        self._group.loop("probe", self._probe_next, first_s=self.cluster.membership.probe_interval_s)
-        self._group.loop("push-pull", self._push_pull, first_s=self._push_pull_interval_s * random.random())
+        self._group.loop("probe", self._probe_next)
         self._group.loop("seeds", self._seek)
 
     def stop(self) -> None:
-        """Tell the others that this node leaves for now, and end."""
+        """End. The others notice by themselves: a node that is restarted has not left."""
         self._group.close()
 
     # --- what is heard -------------------------------------------------------------------------------
 
-    def hear(self, body: bytes) -> None:
-        """Merge the rows of a PING, MEMBERS or an answer to one. Raises ProtocolError."""
-        message = wire.parse_json(body, dict)
-        rows = message.get("rows")
-        if not isinstance(rows, list):
-            raise errors.ProtocolError("a membership message has a list of rows")
-        sender = Member.from_wire(message.get("from"))
-        members = [sender] + [Member.from_wire(row) for row in rows]
-        self._watch_identity(members)
-        now = time.monotonic()
-        self._report(self.cluster.membership.merge(now, members, sender.id))
+    def hear(self, body: bytes) -> str:
+        """Merge the rows of a PING, MEMBERS or an answer to one; the sender's id. Raises ProtocolError."""
+        sender, rows = news_from_wire(wire.parse_json(body, dict))
+        self._watch_identity([sender, *rows])
+        self._report(self.cluster.membership.merge(time.monotonic(), [sender, *rows], sender.id))
+        return sender.id
 
-    def say(self, rows: list[Member]) -> bytes:
-        """A membership message with these rows."""
-        me = self.cluster.membership.me
-        return wire.dump_json({"from": me.to_wire(), "rows": [row.to_wire() for row in rows]})
-
-    def say_news(self) -> bytes:
-        """A membership message with what the others may not know yet."""
-        return self.say(self.cluster.membership.updates(ROWS_A_PING))
+    def say_news(self, to_id: str) -> bytes:
+        """A membership message with what that member may not know yet."""
+        membership = self.cluster.membership
+        return wire.dump_json(news_to_wire(membership.me, membership.updates(ROWS_A_PING, to_id)))
 
     def say_all(self) -> bytes:
         """A membership message with every row."""
-        return self.say(self.cluster.membership.snapshot())
+        membership = self.cluster.membership
+        return wire.dump_json(news_to_wire(membership.me, membership.snapshot()[1:]))
 
     def _report(self, changes: list[Change]) -> None:
         if not changes:
@@ -90,26 +79,30 @@ class Gossip:
         self.cluster.changed()
         for change in changes:
             member = change.member
-            if change.old_state != member.state:
+            if change.old != change.new:
                 log.info(
-                    "member %s is %s", member.name, member.state,
-                    extra={"id": member.id, "before": change.old_state, "address": ",".join(member.addresses)},
+                    "member %s is %s", member.name, change.new,
+                    extra={"id": member.id, "before": change.old, "address": ",".join(member.addresses)},
                 )
-            if member.state in ("dead", "left"):
+            if not member.is_reachable:
                 self.cluster.peers.drop(member.id)
             self._on_change(change)
 
     # --- the loops -----------------------------------------------------------------------------------
 
     def _tick(self) -> float:
-        self._report(self.cluster.membership.tick(time.monotonic()))
+        membership, now = self.cluster.membership, time.monotonic()
+        self._report(membership.tick(now))
+        partner = membership.next_sync(now)
+        if partner is not None:
+            self._group.spawn(f"exchange-{partner.name}", self._exchange, partner)
         return TICK_S
 
     def _probe_next(self) -> float:
         target = self.cluster.membership.next_probe(time.monotonic())
         if target is not None:
             self._group.spawn(f"probe-{target.name}", self._probe, target)
-        return self.cluster.membership.probe_interval_s
+        return self.cluster.membership.probe_interval_s()
 
     def _probe(self, target: Member) -> None:
         membership = self.cluster.membership
@@ -120,20 +113,20 @@ class Gossip:
             log.debug("probe of %s: %s", target.name, error)
         else:
             now = time.monotonic()
-            self._report(membership.probe_ok(now, target.id, now - begin))
+            membership.probe_ok(now, target.id, now - begin)
             return
         helpers = membership.probe_failed(time.monotonic(), target.id)
         asks = [self._group.spawn(f"pingreq-{helper.name}", self._ask_helper, helper, target.id) for helper in helpers]
         green.wait(asks, timeout=2 * membership.probe_timeout_s)
-        now = time.monotonic()
-        if any(ask.value for ask in asks):
-            self._report(membership.indirect_ok(now, target.id))
+        answers = [ask.value for ask in asks]
+        if True in answers:
+            membership.indirect_ok(time.monotonic(), target.id)
         else:
-            self._report(membership.indirect_failed(now, target.id))
+            self._report(membership.indirect_failed(time.monotonic(), target.id, answers.count(None)))
 
     def ping(self, peer: Peer, timeout_s: float) -> None:
         """One probe: our news there, its news here. Raises Unreachable, DeadlinePassed."""
-        body = self._message_for(peer.member)
+        body = self.say_news(peer.member.id)
 
         def use(connection: Connection) -> bytes:
             return connection.request("PING", body=body, first_byte_s=timeout_s)
@@ -142,14 +135,8 @@ class Gossip:
             answer = peer.call("probe", use, timeout_s)
         self.hear(answer)
 
-    def _message_for(self, target: Member) -> bytes:
-        # Lifeguard's buddy rule: whoever is suspected learns it from the very probe.
-        rows = self.cluster.membership.updates(ROWS_A_PING)
-        if target.state == "suspect" and target not in rows:
-            rows = [target, *rows]
-        return self.say(rows)
-
-    def _ask_helper(self, helper: Member, target_id: str) -> bool:
+    def _ask_helper(self, helper: Member, target_id: str) -> bool | None:
+        """Could the helper reach it? None: the helper itself did not say."""
         timeout_s = 2 * self.cluster.membership.probe_timeout_s
         try:
             with green.deadline(timeout_s, f"PINGREQ to {helper.name}"):
@@ -158,21 +145,23 @@ class Gossip:
                     lambda connection: connection.request("PINGREQ", target_id, first_byte_s=timeout_s),
                     timeout_s,
                 )
+        except errors.NotFound:
+            return False
         except errors.P2pfsError as error:
             log.debug("indirect probe by %s: %s", helper.name, error)
-            return False
+            return None
         return True
 
-    def _push_pull(self) -> float:
-        others = self.cluster.live_peers()
-        if others:
-            self.exchange(random.choice(others))
-        return self._push_pull_interval_s
-
-    def exchange(self, peer: Peer) -> None:
+    def _exchange(self, partner: Member) -> None:
         """Full push/pull of the table with one member."""
         body = self.say_all()
-        answer = peer.call("probe", lambda connection: connection.request("MEMBERS", body=body), MESSAGE_S)
+        try:
+            answer = self.cluster.peers.get(partner).call(
+                "probe", lambda connection: connection.request("MEMBERS", body=body), MESSAGE_S
+            )
+        except errors.P2pfsError as error:
+            log.debug("exchange with %s: %s", partner.name, error)
+            return
         self.hear(answer)
 
     # --- first contact -------------------------------------------------------------------------------
