@@ -9,15 +9,15 @@ moves only that member's shards.
 Two additions:
 
 - Stratified draws. Independent draws would give a member of twenty its share of 4096 shards with an error of
-  10 % too often. So a member's 4096 hashes are sorted, and the place in that order, not the hash itself, gives
-  `u`: each member draws each of the 4096 bands of (0, 1) exactly once (Latin hypercube sampling; McKay, Beckman
-  and Conover 1979). A draw still depends on nothing but shard and node id, so movement stays minimal.
+  10 % too often. So a member's 4096 hashes are sorted, and the place in that order, not the hash itself,
+  gives `u`: each member draws each of the 4096 bands of (0, 1) exactly once (Latin hypercube sampling; McKay,
+  Beckman and Conover 1979). A draw still depends on nothing but shard and node id, so movement stays minimal.
 - Zones. The best member of each zone comes first, then each zone's second, and so on; in each pass the best
   score first.
 
-With several owners a shard and unequal weights a member's share follows its weight only as far as it can: nobody
-owns more than one copy of a shard, and the heavier ones come a little short. With zones, every zone gets the
-same share while there are no more zones than owners, whatever its members weigh.
+With several owners a shard and unequal weights a member's share follows its weight only as far as it can:
+nobody owns more than one copy of a shard, and the heavier ones come a little short. With zones, every zone
+gets the same share while there are no more zones than owners, whatever its members weigh.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class Placement:
     def _sort(self, shard: int) -> list[int]:
         # Lowest -ln(u) / weight is highest -weight / ln(u). Equal ones stand by index, that is by id.
         members = self.candidates
-        scores = sorted((_draws(members[index].id)[shard] / members[index].weight, index) for index in self._owning)
-        ranked = [index for _, index in scores]
+        scores = [(_draws(members[index].id)[shard] / members[index].weight, index) for index in self._owning]
+        ranked = [index for _, index in sorted(scores)]
         if self._has_zones:
             ranked = self._spread(ranked)
         return ranked + sorted(self._idle, key=lambda index: _draws(self._ids[index])[shard])
