@@ -1,0 +1,58 @@
+"""Hybrid logical clock: stamps that follow the wall clock, and never go back even where it does.
+
+Source: Kulkarni, Demirbas, Madappa, Avva and Leone, "Logical Physical Clocks", 2014, figure 5. A stamp is one
+int, 48 bits of milliseconds since 1970 above 16 bits of counter; so comparing ints compares stamps, and a
+counter that overflows carries into the milliseconds by itself.
+"""
+
+from __future__ import annotations
+
+from p2pfs import errors
+
+COUNTER_BITS = 16
+MAX_STAMP = 2**63 - 1
+"""Until the year 6429; larger ones do not fit SQLite's integers."""
+MAX_AHEAD_MS = 24 * 3600 * 1000
+"""Of a stamp before our wall clock. More is a broken clock, which would win every dispute until that time
+comes.
+"""
+
+
+def stamp_of(ms: int) -> int:
+    """The lowest stamp of a millisecond."""
+    return ms << COUNTER_BITS
+
+
+def ms_of(stamp: int) -> int:
+    """The millisecond of a stamp."""
+    return stamp >> COUNTER_BITS
+
+
+class Clock:
+    """One node's clock. `last`: the newest stamp it knows from before, say from its catalog; taken without a
+    check.
+
+    `now_ms` is always wall-clock milliseconds since 1970.
+    """
+
+    def __init__(self, now_ms: int, last: int = 0) -> None:
+        self._last = max(stamp_of(now_ms), last)
+
+    @property
+    def last(self) -> int:
+        """The newest stamp given or observed."""
+        return self._last
+
+    def tick(self, now_ms: int) -> int:
+        """A stamp larger than every one given or observed before."""
+        self._last = max(self._last + 1, stamp_of(now_ms))
+        return self._last
+
+    def observe(self, stamp: int, now_ms: int) -> None:
+        """Remember a stamp of another node. Raises Refused when it is more than a day ahead of `now_ms`."""
+        ahead_ms = ms_of(stamp) - now_ms
+        if ahead_ms > MAX_AHEAD_MS:
+            raise errors.Refused(
+                f"a stamp {ahead_ms / 3_600_000:.0f} hours in the future; check the clocks of both nodes"
+            )
+        self._last = max(self._last, stamp)
