@@ -1,0 +1,382 @@
+"""Blocks as files (see `layout` for where they lie).
+
+Durability follows the order write, fsync of the file, rename, fsync of the folder; a block counts after the last of
+them. A crash leaves at most a file in `temp`, which the next start removes. Nothing is cached: what `ls` shows is
+what there is.
+
+All changes to one block are made by one thread at a time (`_changing`); different blocks do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+
+from p2pfs import errors
+from p2pfs.core.multihash import Multihash, matches, shard_of
+from p2pfs.core.wire import MAX_BLOCK
+from p2pfs.store import layout
+from p2pfs.store.base import Usage, check_block, check_buffer
+from p2pfs.store.files import disk_error, sync_folder, write_all
+from p2pfs.store.space import Space
+
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+_NOT_THE_FILES_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+class DiskStore:
+    """A `BlockStore` (the contract is there) in a data directory that this process holds the lock of."""
+
+    def __init__(
+        self, data_dir: str | os.PathLike[str], max_size: int | None = None, reserve_free: int = 0
+    ) -> None:
+        """Open, or lay out, the store. Sizes in bytes; max_size None for no limit. Raises NoSpace, Busy, Refused."""
+        self._data_dir = os.path.abspath(data_dir)
+        self._blocks = os.path.join(self._data_dir, layout.BLOCKS)
+        self._quarantine = os.path.join(self._data_dir, layout.QUARANTINE)
+        self._temp = os.path.join(self._data_dir, layout.TEMP)
+        self._numbers = itertools.count()
+        self._changes: dict[Multihash, threading.Lock] = {}
+        self._last_change: list[object] = [None] * layout.SHARDS
+        self._counting = threading.Lock()
+        try:
+            is_new = not os.path.exists(self._blocks)
+            self._make_folders()
+            self._clear_temp()
+            self._space = Space(self._data_dir, max_size, reserve_free, is_new)
+        except OSError as error:
+            raise disk_error(f"cannot open the block store {self._data_dir}", error) from error
+
+    def _make_folders(self) -> None:
+        # All at once, so that no put has to make one and sync its parent: 0.1 s, once.
+        for folder in (self._quarantine, self._temp, self._blocks):
+            _make_folder(folder)
+        for name in layout.TEMP_FOLDERS:
+            _make_folder(os.path.join(self._temp, name))
+        there = set(os.listdir(self._blocks))
+        missing = [name for name in map(layout.shard_folder, range(layout.SHARDS)) if name not in there]
+        for name in missing:
+            _make_folder(os.path.join(self._blocks, name))
+        if missing:
+            sync_folder(self._blocks)
+            sync_folder(self._data_dir)
+
+    def _clear_temp(self) -> None:
+        for name in layout.TEMP_FOLDERS:
+            with os.scandir(os.path.join(self._temp, name)) as entries:
+                for entry in entries:
+                    os.unlink(entry.path)
+
+    def _path(self, block: Multihash) -> str:
+        name = layout.block_name(block)
+        return f"{self._blocks}/{name[:3]}/{name}"
+
+    @contextlib.contextmanager
+    def _changing(self, block: Multihash) -> Iterator[int]:
+        """Be the only thread that changes this block; yields its shard."""
+        mine = threading.Lock()
+        mine.acquire()
+        while (other := self._changes.setdefault(block, mine)) is not mine:
+            with other:  # held until the other change is complete
+                pass
+        shard = shard_of(block)
+        self._last_change[shard] = mine
+        try:
+            yield shard
+        finally:
+            self._last_change[shard] = object()
+            del self._changes[block]
+            mine.release()
+
+    # --- looking -------------------------------------------------------------------------------------
+
+    def has(self, block: Multihash, renew: bool = False) -> bool:
+        """See `BlockStore.has`. One system call."""
+        path, shard = self._path(block), shard_of(block)
+        while True:
+            before = self._last_change[shard]
+            try:
+                if renew:
+                    _renew(path)
+                else:
+                    os.stat(path)
+            except _ABSENT:
+                return False
+            except OSError as error:
+                raise disk_error(f"cannot look at {path}", error) from error
+            # A file whose folder is not synced yet is no durable block; one that a removal had looked at before
+            # it was renewed is about to go. Both are in `_changes`, or were and have left their mark.
+            if block in self._changes:
+                return False
+            if self._last_change[shard] is before:
+                return True
+
+    def size(self, block: Multihash) -> int:
+        """See `BlockStore.size`."""
+        found = _look(self._path(block))
+        if found is None:
+            raise _not_found(block)
+        return found.st_size
+
+    def read(self, block: Multihash, into: memoryview) -> int:
+        """See `BlockStore.read`."""
+        check_buffer(into)
+        path = self._path(block)
+        inode = None
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO in place of a block must not stop the thread
+            try:
+                length = _read_whole(fd, into[:MAX_BLOCK])
+                if length is not None and matches(block, into[:length]):
+                    return length
+                inode, why = os.fstat(fd).st_ino, "its bytes do not have the hash that names it"
+            finally:
+                os.close(fd)
+        except _ABSENT:
+            raise _not_found(block) from None
+        except OSError as error:
+            if error.errno in _NOT_THE_FILES_FAULT:
+                raise disk_error(f"cannot read {path}", error) from error
+            why = f"it cannot be read: {error.strerror}"
+        raise errors.Corrupt(f"block {path}: {why}; {self._condemn(block, path, inode)}")
+
+    def iterate(self, shard: int) -> Iterator[Multihash]:
+        """See `BlockStore.iterate`."""
+        folder = layout.shard_folder(shard)
+        path = os.path.join(self._blocks, folder)
+        try:
+            names = os.listdir(path)
+        except _ABSENT:
+            return
+        except OSError as error:
+            raise disk_error(f"cannot list {path}", error) from error
+        for name in sorted(names):
+            block = layout.parse_name(name) if name.startswith(folder) else None
+            if block is not None:
+                yield block
+
+    # --- changing ------------------------------------------------------------------------------------
+
+    def put(self, block: Multihash, data: memoryview, is_verified: bool = False) -> int | None:
+        """See `BlockStore.put`."""
+        path, size = self._path(block), len(data)
+        check_block(block, data, is_verified)
+        if self._space.needs_count:
+            self._count_first()
+        try:
+            with self._changing(block) as shard:
+                if self._is_whole(path, shard, size):
+                    return None
+                self._space.reserve(size)
+                try:
+                    token = self._write(path, data)
+                except BaseException:
+                    self._space.release(size)
+                    raise
+                self._space.keep(shard, size)
+                return token
+        except OSError as error:
+            # Whatever the reason is, this disk takes no block now, and the writer has to find another.
+            raise errors.NoSpace(f"cannot write block {path}: {error.strerror}; look at the disk, its permissions and "
+                                 "the kernel's log") from error
+
+    def _is_whole(self, path: str, shard: int, size: int) -> bool:
+        """Renew the block if it is here. What is in its place and cannot be it goes to quarantine."""
+        try:
+            _renew(path)
+            found = os.stat(path)
+        except _ABSENT:
+            return False
+        if stat.S_ISREG(found.st_mode) and found.st_size == size:
+            return True
+        self._move_to_quarantine(path, shard)
+        return False
+
+    def _write(self, path: str, data: memoryview) -> int:
+        """A new block's file, durable; its age token. Nothing remains after an error. Raises OSError."""
+        folder, name = os.path.split(path)
+        temp = f"{self._temp}/{name[0]}/{next(self._numbers)}"
+        where = temp
+        try:
+            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
+            try:
+                write_all(fd, data)
+                os.fdatasync(fd)
+                token = os.fstat(fd).st_mtime_ns
+            finally:
+                os.close(fd)
+            try:
+                os.rename(temp, path)
+            except FileNotFoundError:  # somebody removed the shard's folder
+                _make_folder(folder)
+                sync_folder(self._blocks)
+                os.rename(temp, path)
+            where = path
+            sync_folder(folder)
+            return token
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(where)
+            raise
+
+    def discard(self, block: Multihash, token: int) -> bool:
+        """See `BlockStore.discard`."""
+        # Where a file system keeps whole seconds only, a renewal may not show: keep the block, collection takes it.
+        return token % 1_000_000_000 != 0 and self._remove(block, token)
+
+    def delete(self, block: Multihash) -> bool:
+        """See `BlockStore.delete`."""
+        return self._remove(block, None)
+
+    def _remove(self, block: Multihash, token: int | None) -> bool:
+        path = self._path(block)
+        try:
+            with self._changing(block) as shard:
+                found = os.stat(path)
+                if token is not None and found.st_mtime_ns != token:
+                    return False
+                if not stat.S_ISREG(found.st_mode):
+                    self._move_to_quarantine(path, shard)
+                    return True
+                os.unlink(path)
+                self._space.remove(shard, found.st_size)
+                return True
+        except _ABSENT:
+            return False
+        except OSError as error:
+            raise disk_error(f"cannot remove {path}", error) from error
+
+    # --- bad copies ----------------------------------------------------------------------------------
+
+    def _condemn(self, block: Multihash, path: str, inode: int | None) -> str:
+        """Quarantine the file that was read, unless a good one has taken its place; says what was done."""
+        try:
+            with self._changing(block) as shard:
+                if inode is not None and os.stat(path).st_ino != inode:
+                    return "it was replaced meanwhile"
+                return f"moved to {self._move_to_quarantine(path, shard)}"
+        except _ABSENT:
+            return "it was removed meanwhile"
+        except OSError as error:
+            return f"it could not be moved to quarantine ({error.strerror}), move it out of the way by hand"
+
+    def _move_to_quarantine(self, path: str, shard: int) -> str:
+        """Only within `_changing`. Raises OSError."""
+        found = os.lstat(path)
+        base = os.path.join(self._quarantine, f"{os.path.basename(path)}.{int(time.time())}")
+        target = next(name for name in _alternatives(base) if not os.path.lexists(name))
+        os.rename(path, target)
+        if stat.S_ISREG(found.st_mode):
+            self._space.remove(shard, found.st_size)
+        return target
+
+    def quarantined(self) -> int:
+        """See `BlockStore.quarantined`."""
+        try:
+            return len(os.listdir(self._quarantine))
+        except OSError as error:
+            raise disk_error(f"cannot list {self._quarantine}", error) from error
+
+    # --- figures -------------------------------------------------------------------------------------
+
+    def usage(self) -> Usage:
+        """See `BlockStore.usage`."""
+        return self._space.usage()
+
+    def free_bytes(self) -> int:
+        """See `BlockStore.free_bytes`."""
+        try:
+            return self._space.free_bytes()
+        except OSError as error:
+            raise disk_error(f"cannot look at the disk of {self._data_dir}", error) from error
+
+    def recount(self) -> Usage:
+        """See `BlockStore.recount`. Takes seconds for a million blocks; run it once after a start."""
+        with self._counting:
+            self._count()
+        return self._space.usage()
+
+    def _count_first(self) -> None:
+        with self._counting:
+            if self._space.needs_count:
+                self._count()
+
+    def _count(self) -> None:
+        self._space.begin_count()
+        for shard in range(layout.SHARDS):
+            while not self._count_shard(shard):
+                time.sleep(0.01)  # somebody changes this shard: rare, over soon
+        self._space.end_count()
+
+    def _count_shard(self, shard: int) -> bool:
+        folder = layout.shard_folder(shard)
+        path = os.path.join(self._blocks, folder)
+        blocks = size = 0
+        before = self._last_change[shard]
+        try:
+            names = os.listdir(path)
+        except _ABSENT:
+            names = []
+        except OSError as error:
+            raise disk_error(f"cannot list {path}", error) from error
+        for name in names:
+            if name.startswith(folder) and layout.parse_name(name):
+                found = _look(os.path.join(path, name))
+                if found and stat.S_ISREG(found.st_mode):
+                    blocks += 1
+                    size += found.st_size
+
+        def is_unchanged() -> bool:
+            return self._last_change[shard] is before and all(shard_of(block) != shard for block in list(self._changes))
+
+        return self._space.count_shard(shard, blocks, size, is_unchanged)
+
+    def close(self) -> None:
+        """See `BlockStore.close`. Keeps the figures, so that the next start knows them."""
+        self._space.save()
+
+
+def _make_folder(path: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+
+
+def _look(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except _ABSENT:
+        return None
+    except OSError as error:
+        raise disk_error(f"cannot look at {path}", error) from error
+
+
+def _renew(path: str) -> None:
+    # Not "now" as the kernel has it: its clock ticks in milliseconds, and a renewal must always show (`discard`).
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
+
+
+def _read_whole(fd: int, into: memoryview) -> int | None:
+    """The file's bytes into the buffer; their number, None when they are more than it holds. Raises OSError."""
+    length = 0
+    while count := os.readv(fd, [into[length:]]) if length < len(into) else len(os.read(fd, 1)):
+        length += count
+        if length > len(into):
+            return None
+    return length
+
+
+def _alternatives(base: str) -> Iterator[str]:
+    yield base
+    for number in itertools.count(1):
+        yield f"{base}-{number}"
+
+
+def _not_found(block: Multihash) -> errors.NotFound:
+    return errors.NotFound(f"block {layout.block_name(block)} is not on this disk")
