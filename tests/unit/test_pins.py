@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfs import errors
-from p2pfs.core.cid import DAG_PB, RAW, CID
+from p2pfs.core.cid import CID, DAG_PB, RAW
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import BUCKETS, Pin, bucket_of, check_name, newer, record_digest
 
