@@ -1,0 +1,274 @@
+"""From defaults, file, environment and `-o` to a checked `Config`; each later source wins.
+
+Whatever is wrong is a ConfigError that names the place, the key, what is allowed, and the nearest thing that exists.
+"""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import difflib
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from p2pfs import errors
+from p2pfs.config import kinds
+from p2pfs.config.kinds import Secret
+from p2pfs.config.options import ROWS, SECTIONS, Config, Row
+
+MAX_FILE = 1 << 20
+MAX_SOCKET_PATH = 107
+"""Bytes that fit into sockaddr_un.sun_path on Linux with its final zero (unix(7))."""
+
+
+class Setting(NamedTuple):
+    """A value as it was written, and where."""
+
+    text: str
+    place: str
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """The configuration of a node. `overrides` are `section.key=value`; `environ` is os.environ unless given.
+
+    Raises ConfigError for anything that cannot be used, a secret that others can read among it.
+    """
+    environ = os.environ if environ is None else environ
+    settings: dict[str, Setting] = {}
+    if path is not None:
+        settings |= _from_file(os.fspath(path), environ)
+    settings |= _from_environment(environ)
+    settings |= _from_overrides(overrides)
+    return _build(settings, environ)
+
+
+def reloaded(old: Config, new: Config) -> tuple[Config, list[Row], list[Row]]:
+    """`old` with what may change on SIGHUP taken from `new`; the rows that changed; those that wait for a restart."""
+    differing = [row for row in ROWS.values() if old.value(row) != new.value(row)]
+    sections = {
+        section: dataclasses.replace(
+            getattr(old, section),
+            **{row.key: new.value(row) for row in differing if row.section == section and row.reloadable},
+        )
+        for section in SECTIONS
+    }
+    waiting = [row for row in differing if not row.reloadable]
+    if old.secrets != new.secrets and ROWS["cluster.secret"] not in waiting:
+        waiting.append(ROWS["cluster.secret_file"])
+    merged = dataclasses.replace(old, **sections)
+    _check_together(merged, {})
+    return merged, [row for row in differing if row.reloadable], waiting
+
+
+# --- the sources -------------------------------------------------------------------------------------
+
+def _from_file(path: str, environ: Mapping[str, str]) -> dict[str, Setting]:
+    text = _read(path, "configuration file")
+    parser = configparser.RawConfigParser(
+        delimiters=("=",), comment_prefixes=("#", ";"), default_section="", empty_lines_in_values=False
+    )
+    try:
+        parser.read_string(text)
+    except configparser.MissingSectionHeaderError as error:
+        raise errors.ConfigError(f"{path} line {error.lineno}: this stands before the first [section]") from None
+    except configparser.DuplicateSectionError as error:
+        raise errors.ConfigError(f"{path} line {error.lineno}: [{error.section}] is there twice") from None
+    except configparser.DuplicateOptionError as error:
+        raise errors.ConfigError(
+            f"{path} line {error.lineno}: {error.option} is there twice in [{error.section}]"
+        ) from None
+    except configparser.ParsingError as error:
+        # The parser's own message quotes the line, and that may be a secret.
+        line = error.errors[0][0]
+        raise errors.ConfigError(f"{path} line {line}: neither a [section] nor key = value") from None
+    lines = _line_numbers(text)
+    settings = {}
+    for section in parser.sections():
+        place = f"{path} line {lines.get((section, ''), 0)}"
+        if section not in SECTIONS:
+            raise errors.ConfigError(f"{place}: there is no section [{section[:40]}]{_near(section, SECTIONS)}")
+        for key, value in parser.items(section):
+            place = f"{path} line {lines.get((section, key), 0)}"
+            settings[_row(section, key, place).name] = Setting(value, place)
+    if settings.get("cluster.secret", Setting("", "")).text:
+        _refuse_readable(path, environ)
+    return settings
+
+
+def _line_numbers(text: str) -> dict[tuple[str, str], int]:
+    """Where each (section, key) stands, and each (section, "")."""
+    lines: dict[tuple[str, str], int] = {}
+    section = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if match := re.match(r"\s*\[(.+)\]", line):
+            section = match[1]
+            lines.setdefault((section, ""), number)
+        elif match := re.match(r"\s*([^=#;\s][^=]*?)\s*=", line):
+            lines.setdefault((section, match[1].lower()), number)
+    return lines
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
+    by_variable = {row.variable: row for row in ROWS.values()}
+    settings = {}
+    for variable, value in environ.items():
+        if not variable.startswith(tuple(f"P2PFS_{section.upper()}_" for section in SECTIONS)):
+            continue
+        if variable not in by_variable:
+            raise errors.ConfigError(
+                f"environment variable {variable[:80]} sets no option{_near(variable, by_variable)}"
+            )
+        settings[by_variable[variable].name] = Setting(value, f"environment variable {variable}")
+    return settings
+
+
+def _from_overrides(overrides: Iterable[str]) -> dict[str, Setting]:
+    settings = {}
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not equals or not dot:
+            raise errors.ConfigError(f"-o {name[:80]}: write it as -o section.key=value")
+        if section not in SECTIONS:
+            raise errors.ConfigError(f"-o {name[:80]}: there is no section {section[:40]}{_near(section, SECTIONS)}")
+        settings[_row(section, key, "-o").name] = Setting(value, "-o")
+    return settings
+
+
+def _row(section: str, key: str, place: str) -> Row:
+    row = ROWS.get(f"{section}.{key}")
+    if row is not None:
+        return row
+    in_section = [row.key for row in ROWS.values() if row.section == section]
+    elsewhere = [f"[{row.section}] {row.key}" for row in ROWS.values() if row.key == key]
+    hint = f"; did you mean {elsewhere[0]}?" if elsewhere else _near(key, in_section)
+    raise errors.ConfigError(f"{place}: [{section}] has no option {key[:40]}{hint}")
+
+
+def _near(wrong: str, known: Iterable[str]) -> str:
+    names = list(known)
+    found = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else f"; there are {', '.join(names)}"
+
+
+# --- values, alone and together ----------------------------------------------------------------------
+
+def _build(settings: dict[str, Setting], environ: Mapping[str, str]) -> Config:
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for row in ROWS.values():
+        setting = settings.get(row.name) or Setting(row.default_text(environ), "default")
+        try:
+            values[row.section][row.key] = row.kind.parse(setting.text.strip())
+        except errors.UsageError as error:
+            raise errors.ConfigError(f"{setting.place}: {row.name}: {error}") from None
+    config = Config(**{section: cls(**values[section]) for section, cls in SECTIONS.items()})
+    _check_together(config, settings)
+    return dataclasses.replace(config, secrets=_secrets(config, environ))
+
+
+def _check_together(config: Config, settings: Mapping[str, Setting]) -> None:
+    """Raise ConfigError for values that contradict each other."""
+    node, cluster, repair = config.node, config.cluster, config.repair
+
+    def refuse(name: str, message: str) -> None:
+        place = f"{settings[name].place}: " if name in settings else ""
+        raise errors.ConfigError(place + message)
+
+    if cluster.write_quorum > cluster.replicas:
+        refuse("cluster.write_quorum", (
+            f"cluster.write_quorum = {cluster.write_quorum} asks for more copies than "
+            f"cluster.replicas = {cluster.replicas} makes"
+        ))
+    if repair.probe_timeout > repair.probe_interval:
+        refuse("repair.probe_timeout", "repair.probe_timeout must not be longer than repair.probe_interval")
+    if cluster.secret and cluster.secret_file:
+        refuse("cluster.secret_file", "set cluster.secret or cluster.secret_file, not both")
+    tls = {"tls_cert": cluster.tls_cert, "tls_key": cluster.tls_key, "tls_ca": cluster.tls_ca}
+    missing = [f"cluster.{key}" for key, path in tls.items() if path is None]
+    has_secret = bool(cluster.secret or cluster.secret_file)
+    if 0 < len(missing) < len(tls):
+        refuse(missing[0], f"tls_cert, tls_key and tls_ca go together; missing: {', '.join(missing)}")
+    if has_secret and not missing:
+        refuse("cluster.tls_ca", "set a cluster secret or tls_cert, tls_key and tls_ca, not both")
+    if not has_secret and missing:
+        how = "set cluster.secret_file (p2pfs-node --new-secret makes a secret), or tls_cert, tls_key and tls_ca"
+        if not kinds.is_loopback(node.listen):
+            refuse("node.listen", f"node.listen = {node.listen} lets other machines in without proof: {how}")
+        if cluster.seeds:
+            refuse("cluster.seeds", f"cluster.seeds need a way to prove who belongs to the cluster: {how}")
+    if kinds.is_wildcard(node.listen) and not node.advertise:
+        refuse("node.listen", (
+            f"node.listen = {node.listen} is every interface: set node.advertise to the address that the other "
+            "nodes can reach"
+        ))
+    if node.advertise and kinds.is_wildcard(node.advertise):
+        refuse("node.advertise", f"node.advertise = {node.advertise} is no address that anybody can connect to")
+    if len(os.fsencode(config.control_path)) > MAX_SOCKET_PATH:
+        refuse("node.control", (
+            f"the control socket's path is longer than {MAX_SOCKET_PATH} bytes: {config.control_path}; "
+            "set node.control to a shorter one"
+        ))
+
+
+def _secrets(config: Config, environ: Mapping[str, str]) -> tuple[Secret, ...]:
+    cluster = config.cluster
+    for path in (cluster.tls_cert, cluster.tls_ca):
+        if path is not None:
+            _read(str(path), "certificate file")
+    if cluster.tls_key is not None:
+        _refuse_readable(str(cluster.tls_key), environ)
+    if cluster.secret_file is None:
+        return (cluster.secret,) if cluster.secret else ()
+    return _secrets_of(cluster.secret_file, environ)
+
+
+def _secrets_of(path: Path, environ: Mapping[str, str]) -> tuple[Secret, ...]:
+    _refuse_readable(str(path), environ)
+    secrets = []
+    for number, line in enumerate(_read(str(path), "secret file").split("\n"), 1):
+        text = line.strip()
+        if text and not text.startswith("#"):
+            try:
+                secrets.append(kinds.SECRET.parse(text))
+            except errors.UsageError as error:
+                raise errors.ConfigError(f"{path} line {number}: {error}") from None
+    if not secrets:
+        raise errors.ConfigError(f"{path} holds no secret; p2pfs-node --new-secret makes one")
+    return tuple(dict.fromkeys(secrets))
+
+
+def _read(path: str, what: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise errors.ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+    if len(data) > MAX_FILE:
+        raise errors.ConfigError(f"the {what} {path} is longer than {MAX_FILE} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise errors.ConfigError(f"the {what} {path} is no UTF-8 text (byte {error.start})") from None
+
+
+def _refuse_readable(path: str, environ: Mapping[str, str]) -> None:
+    """Raise ConfigError when group or others may read a file that holds a secret."""
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    if credentials and os.path.dirname(os.path.abspath(path)) == os.path.abspath(credentials):
+        return  # systemd grants the service access by an ACL, whose mask looks like the group's right to read
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise errors.ConfigError(f"cannot read the secret file {path}: {error.strerror}") from None
+    if stat.S_ISREG(mode) and mode & 0o077:
+        raise errors.ConfigError(
+            f"{path} holds a secret and others can read it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+        )
