@@ -1,0 +1,227 @@
+"""The command `p2pfs-node`: reads the configuration, runs one node, and turns signals into what it does.
+
+`bin/p2pfs-node` has patched the standard library for gevent before this is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import docopt
+
+from p2pfs import errors, green, logs
+from p2pfs.config import Config, load, reloaded, to_ini
+from p2pfs.systemd import Notifier
+from p2pfs.version import VERSION
+
+if TYPE_CHECKING:
+    from p2pfs.node.node import Node
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 10.0
+"""How long requests in work may go on after SIGTERM."""
+STOP_S = 15.0
+"""How long the rest of the stop may take before the process ends all the same."""
+
+USAGE = """\
+p2pfs-node: run one node of a p2pfs cluster on this machine, in the foreground.
+
+Usage:
+  p2pfs-node -c FILE [-o OPTION]... [--check-config]
+  p2pfs-node [-c FILE] [-o OPTION]... --print-config
+  p2pfs-node --new-secret
+  p2pfs-node (-h | --help)
+  p2pfs-node --version
+
+Options:
+  -c FILE --config=FILE    configuration file (INI); conf/node.ini is one that explains every option
+  -o OPTION                section.key=value: override one option; may be repeated
+  --check-config           read and check the configuration, start nothing
+  --print-config           print every option with its meaning and its value, as a file for -c
+  --new-secret             print a new cluster secret
+  -h --help                this text
+  --version                the version
+
+One node, for this machine only:
+  p2pfs-node -c conf/node.ini
+  p2pfs-cli store ~/photos         (in another terminal)
+
+Three machines:
+  (umask 077; p2pfs-node --new-secret > secret)        once; copy the file to all three
+  p2pfs-node -c node.ini -o cluster.secret_file=secret -o node.listen=10.0.0.1:4801
+  p2pfs-node -c node.ini -o cluster.secret_file=secret -o node.listen=10.0.0.2:4801 -o cluster.seeds=10.0.0.1:4801
+  p2pfs-node -c node.ini -o cluster.secret_file=secret -o node.listen=10.0.0.3:4801 -o cluster.seeds=10.0.0.1:4801
+
+Each option is taken from the first of these that sets it: -o, the environment (P2PFS_NODE_DATA_DIR for
+node.data_dir), the file, the default. A secret in -o is visible to all users of the machine (ps): use
+cluster.secret_file.
+
+Signals:
+  SIGTERM, SIGINT   finish the requests in work, for 10 s at most, and stop; a second one: stop at once
+  SIGHUP            read the configuration again; what needs a restart is logged
+  SIGUSR1           log what every greenlet is doing
+
+Exit codes: 0 stopped as asked, 1 failed, 2 usage or configuration, 9 refused (data directory of another
+cluster or in use); messages and log lines go to standard error.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the result is the exit code."""
+    os.umask(0o077)
+    try:
+        arguments = docopt.docopt(USAGE, argv, version=f"p2pfs-node {VERSION}")
+    except docopt.DocoptExit as error:
+        # Only the usage: the rest of docopt's message quotes arguments, and one of them may be a secret.
+        print(f"p2pfs-node: error: no such use\n{error.usage.strip()}\nTry p2pfs-node --help.", file=sys.stderr)
+        return errors.UsageError.exit_code
+    try:
+        return _command(arguments)
+    except errors.P2pfsError as error:
+        print(f"p2pfs-node: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return errors.Interrupted.exit_code
+
+
+def _command(arguments: dict[str, Any]) -> int:
+    path, overrides = arguments["--config"], arguments["-o"]
+    if arguments["--new-secret"]:
+        print(secrets.token_hex(32))
+        print(
+            "Save it where only the node's user can read it, the same on every node:\n"
+            "  (umask 077; p2pfs-node --new-secret > secret)    and set cluster.secret_file",
+            file=sys.stderr,
+        )
+    elif arguments["--print-config"]:
+        # Nothing given: the defaults, as they are on every machine. That is conf/node.ini.
+        is_plain = path is None and not overrides
+        print(to_ini(None if is_plain else load(path, overrides)), end="")
+    elif arguments["--check-config"]:
+        load(path, overrides)
+        print(f"{path}: good")
+    else:
+        _run(path, overrides)
+    return 0
+
+
+def _run(path: str, overrides: list[str]) -> None:
+    config = load(path, overrides)
+    logs.set_up(config.log.level, config.log.format)
+    green.check_patched()
+    from p2pfs.node.node import Node  # here, so that the other modes start quickly and need no patched process
+
+    Daemon(Node(config), config, lambda: load(path, overrides), Notifier()).run()
+
+
+class Daemon:
+    """A node in a process: started, told to the service manager, watched, reloaded and stopped.
+
+    `read_config` gives the configuration as it is now, for SIGHUP.
+    """
+
+    def __init__(self, node: Node, config: Config, read_config: Callable[[], Config], notifier: Notifier) -> None:
+        self._node = node
+        self._config = config
+        self._read_config = read_config
+        self._notifier = notifier
+        self._group = green.Group("daemon")
+        self._stops_asked = 0
+        self._is_stopping = False
+        self._stopped = green.Event()
+
+    def run(self) -> None:
+        """Run the node until a signal stops it. Raises what made it fail."""
+        self._node.start()
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                green.on_signal(number, self._ask_to_stop)
+            green.on_signal(signal.SIGHUP, self._reload)
+            green.on_signal(signal.SIGUSR1, self._dump)
+            self._feed_watchdog()
+            log.info("node ready", extra={"address": self._node.address, "control": str(self._node.control_path)})
+            self._notifier.ready(self._status)
+            self._node.wait()
+        finally:
+            self._stop()
+            self._group.close()
+        log.info("node stopped")
+
+    @property
+    def _status(self) -> str:
+        return f"listening on {self._node.address}"
+
+    def _feed_watchdog(self) -> None:
+        interval_s = self._notifier.watchdog_s
+        if interval_s is None:
+            return
+
+        def feed() -> float:
+            # From the hub that serves requests, so that a blocked hub is not alive.
+            self._notifier.alive()
+            return interval_s / 3
+
+        self._group.loop("watchdog", feed)
+
+    # --- signals: each runs in a greenlet of its own --------------------------------------------------
+
+    def _ask_to_stop(self) -> None:
+        self._stops_asked += 1
+        if self._stops_asked == 1:
+            log.info("stopping: %g s at most for the requests in work", GRACE_S)
+            self._notifier.stopping("finishing the requests in work")
+            self._group.spawn("drain", self._drain)
+        elif self._stops_asked == 2:
+            log.warning("asked twice: stopping at once")
+            self._stop()
+        else:
+            # What is on disk is safe at any moment; a stop that hangs is not worth a longer wait.
+            os._exit(1)
+
+    def _drain(self) -> None:
+        try:
+            self._node.drain(GRACE_S)
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Stop the node, whoever asks first; the others wait for it."""
+        if self._is_stopping:
+            self._stopped.wait(STOP_S)
+            return
+        self._is_stopping = True
+        try:
+            self._node.stop()
+        finally:
+            self._stopped.set()
+
+    def _reload(self) -> None:
+        if self._stops_asked:
+            return
+        self._notifier.reloading()
+        try:
+            config, applied, waiting = reloaded(self._config, self._read_config())
+            self._node.reload(config)
+        except errors.P2pfsError as error:
+            log.error("configuration not reloaded, the old one stays: %s", error)
+        else:
+            self._config = config
+            logs.set_up(config.log.level, config.log.format)
+            for row in applied:
+                log.info("%s is now %s", row.name, row.kind.show(config.value(row)))
+            for row in waiting:
+                log.warning("%s changed in the configuration and needs a restart", row.name)
+            log.info("configuration reloaded")
+        finally:
+            self._notifier.ready(self._status)
+
+    def _dump(self) -> None:
+        for line in green.dump().splitlines():
+            log.info("%s", line)
