@@ -1,0 +1,50 @@
+# Everything runs in .venv, which is made on demand and renewed when setup.cfg changes.
+# Another interpreter: make PYTHON=/path/to/python3.13 venv
+
+# The first that is 3.11 or newer; looked up only when .venv has to be made.
+PYTHON = $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$python >/dev/null 2>&1 && \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN = .venv/bin
+READY = .venv/.ready
+SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli $(wildcard scripts benchmarks)
+
+.PHONY: help venv demo test test-slow bench lint format reference clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s @
+
+$(READY): setup.cfg
+	@python="$(PYTHON)"; test -n "$$python" || { echo 'Python 3.11 or newer is needed; make PYTHON=/path/to/it' >&2; exit 1; }; \
+	echo "making .venv with $$python"; $$python -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+venv: $(READY)  ## the environment in .venv, with all that the other targets need
+
+demo: $(READY)  ## three nodes on this machine: store, kill one, get everything back
+	$(BIN)/python scripts/demo.py
+
+test: lint  ## lint and all tests but the slow ones
+	$(BIN)/pytest -q -m 'not slow'
+
+test-slow: $(READY)  ## the slow tests
+	$(BIN)/pytest -q -m slow
+
+bench: $(READY)  ## one table of figures, each beside a reference of this machine
+	$(BIN)/python -m benchmarks
+
+lint: $(READY)  ## ruff and mypy --strict
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(READY)  ## mend what ruff can mend by itself
+	$(BIN)/ruff check --fix $(SOURCES)
+
+reference: $(READY)  ## write conf/node.ini and docs/CONFIGURATION.md from the option table
+	$(BIN)/p2pfs-node --print-config > conf/node.ini
+	$(BIN)/python -m p2pfs.config > docs/CONFIGURATION.md
+
+clean:  ## remove everything that can be made again
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
