@@ -1,0 +1,351 @@
+"""The catalog on disk: all pins and the known members, in one SQLite file that belongs to one process.
+
+WAL with synchronous=FULL: what `merge` returned survives a power loss. The file is locked as long as it is
+open. A damaged one is moved to quarantine and begun anew, for the other nodes and the text snapshot can fill
+it again.
+
+Blocking, plain Python, for one native thread at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from p2pfs import errors
+from p2pfs.core.cid import CID
+from p2pfs.core.member import Member
+from p2pfs.core.pins import BUCKETS, Pin, bucket_of, newer, record_digest
+from p2pfs.store import snapshot
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+APPLICATION_ID = 0x70327066
+"""`p2pf`: what `file` shows, and what tells the catalog from another program's database."""
+MERGE_BATCH = 10_000
+"""Records of one transaction; a longer merge is as durable, and holds less at once."""
+_TABLES = """
+CREATE TABLE pins (
+    cid BLOB NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT, replicas INTEGER NOT NULL,
+    blocks INTEGER NOT NULL, created INTEGER NOT NULL, stamp INTEGER NOT NULL, origin TEXT NOT NULL,
+    removed INTEGER NOT NULL, bucket INTEGER NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (cid, name)
+) WITHOUT ROWID;
+CREATE INDEX pins_by_age ON pins (stamp DESC, cid, name) WHERE NOT removed;
+CREATE INDEX pins_by_name ON pins (name, stamp DESC) WHERE NOT removed;
+CREATE INDEX pins_by_sha256 ON pins (sha256, stamp DESC) WHERE NOT removed AND sha256 IS NOT NULL;
+CREATE INDEX pins_by_bucket ON pins (bucket, digest);
+CREATE TABLE members (id TEXT PRIMARY KEY, row TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_COLUMNS = "cid, name, size, sha256, replicas, blocks, created, stamp, origin, removed"
+
+
+class Counts(NamedTuple):
+    """Records in the catalog."""
+
+    live: int
+    removed: int
+    """Tombstones."""
+
+
+class _Damaged(Exception):
+    """The file is no database, or a broken one."""
+
+
+class Catalog:
+    """The catalog in `path`, made when there is none.
+
+    Raises Refused when another process has it open, when it is another program's, or when a later p2pfs wrote
+    it; NoSpace when it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.quarantined: Path | None = None
+        """Where the damaged file went that was found here; the node should then sync, and tell the operator.
+        """
+        self.is_new = False
+        """There was none, or only a damaged one: nothing is in it yet."""
+        try:
+            self._db, self.is_new = _open(path)
+        except _Damaged as damage:
+            self.quarantined = _quarantine(path)
+            log.error("the catalog is damaged (%s): moved to %s, begun anew", damage, self.quarantined)
+            self._db, self.is_new = _open(path)
+        self._digests = _scan(self._db)
+
+    def close(self) -> None:
+        """Fold the log into the file, and let go of it."""
+        self._db.close()
+
+    # --- pins ---------------------------------------------------------------------------------------
+
+    def merge(self, pins: Iterable[Pin]) -> list[Pin]:
+        """Take the records that are newer than those here; returns them. Durable on return. Raises NoSpace.
+        """
+        changed: list[Pin] = []
+        batch: list[Pin] = []
+        for pin in pins:
+            batch.append(pin)
+            if len(batch) == MERGE_BATCH:
+                changed += self._merge(batch)
+                batch = []
+        return changed + (self._merge(batch) if batch else [])
+
+    def _merge(self, pins: list[Pin]) -> list[Pin]:
+        changed = []
+        digests = list(self._digests)
+        with self._transaction():
+            for pin in pins:
+                if self._take(pin, digests):
+                    changed.append(pin)
+        self._digests = digests
+        return changed
+
+    def _take(self, pin: Pin, digests: list[int]) -> bool:
+        key = (pin.cid.encode(), pin.name)
+        same = f"SELECT {_COLUMNS}, digest FROM pins WHERE cid = ? AND name = ?"
+        found = self._db.execute(same, key).fetchone()
+        if found and not newer(pin, _pin(found)):
+            return False
+        bucket, digest = bucket_of(pin.key), record_digest(pin)
+        digests[bucket] ^= digest ^ (int.from_bytes(found[-1], "big") if found else 0)
+        self._db.execute(
+            f"INSERT OR REPLACE INTO pins ({_COLUMNS}, bucket, digest) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            (*key, *pin[2:], bucket, digest.to_bytes(16, "big")),
+        )
+        return True
+
+    def pins(self, after: Pin | None = None, limit: int = 1000) -> list[Pin]:
+        """A page of the live pins, newest first (by stamp, then CID and name); `after` is the last of the
+        page before.
+
+        Pins that change meanwhile move to the front: no page shows one twice, and none that stays is left
+        out.
+        """
+        if after is None:
+            return self._select("NOT removed ORDER BY stamp DESC, cid, name LIMIT ?", limit)
+        return self._select(
+            "NOT removed AND stamp <= ? AND (stamp < ? OR (cid, name) > (?, ?)) "
+            "ORDER BY stamp DESC, cid, name LIMIT ?",
+            after.stamp, after.stamp, after.cid.encode(), after.name, limit,
+        )
+
+    def find_name(self, name: str) -> Pin | None:
+        """The newest live pin of that name."""
+        if not name or not _is_text(name):
+            return None
+        return next(iter(self._select("name = ? AND NOT removed ORDER BY stamp DESC LIMIT 1", name)), None)
+
+    def find_cid(self, cid: CID) -> list[Pin]:
+        """All live pins of a root, newest first."""
+        return self._select("cid = ? AND NOT removed ORDER BY stamp DESC, name", cid.encode())
+
+    def find_sha256(self, digest: str) -> Pin | None:
+        """The newest live pin of a file with that plain SHA-256, in lower-case hex."""
+        where = "sha256 = ? AND sha256 IS NOT NULL AND NOT removed ORDER BY stamp DESC LIMIT 1"
+        return next(iter(self._select(where, digest)), None)
+
+    def bucket(self, number: int) -> list[Pin]:
+        """All records of a bucket, tombstones among them, by CID and name."""
+        return self._select("bucket = ? ORDER BY cid, name", number)
+
+    def bucket_digests(self) -> list[int]:
+        """For each bucket the XOR of its records' digests; kept in memory."""
+        return list(self._digests)
+
+    def counts(self) -> Counts:
+        """How many records there are."""
+        with self._errors():
+            row = self._db.execute("SELECT count(*), coalesce(sum(removed), 0) FROM pins").fetchone()
+        total, removed = row
+        return Counts(total - removed, removed)
+
+    def newest_stamp(self) -> int:
+        """The largest stamp of any record, 0 without one: where the node's clock has to go on."""
+        with self._errors():
+            return int(self._db.execute("SELECT coalesce(max(stamp), 0) FROM pins").fetchone()[0])
+
+    def _select(self, where: str, *args: Any) -> list[Pin]:
+        with self._errors():
+            return [_pin(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM pins WHERE {where}", args)]
+
+    # --- the text snapshot --------------------------------------------------------------------------
+
+    def write_snapshot(self, path: Path) -> None:
+        """Write every record as text (`store.snapshot`), durably. Raises NoSpace."""
+        counts = self.counts()
+        snapshot.write_snapshot(path, self._everything(), counts.live + counts.removed)
+
+    def _everything(self) -> Iterator[Pin]:
+        with self._errors():
+            for row in self._db.execute(f"SELECT {_COLUMNS} FROM pins ORDER BY cid, name"):
+                yield _pin(row)
+
+    def read_snapshot(self, path: Path) -> int:
+        """Merge a text snapshot, as far as it can be read; returns the number of records that were news."""
+        changed = 0
+        batch: list[Pin] = []
+        try:
+            for pin in snapshot.read_snapshot(path):
+                batch.append(pin)
+                if len(batch) == MERGE_BATCH:
+                    changed += len(self.merge(batch))
+                    batch = []
+        except errors.Malformed as error:
+            log.error("the rest of the catalog's snapshot is lost: %s", error)
+        return changed + len(self.merge(batch))
+
+    # --- members and small things -------------------------------------------------------------------
+
+    def save_members(self, rows: Iterable[Member]) -> None:
+        """Replace the rows kept for the next start."""
+        texts = [(row.id, json.dumps(row.to_wire())) for row in rows]
+        with self._transaction():
+            self._db.execute("DELETE FROM members")
+            self._db.executemany("INSERT OR REPLACE INTO members VALUES (?, ?)", texts)
+
+    def load_members(self) -> list[Member]:
+        """The rows kept. One that this version cannot read is left out: it is only a hint where to look."""
+        with self._errors():
+            texts = self._db.execute("SELECT id, row FROM members ORDER BY id").fetchall()
+        rows = []
+        for id, text in texts:
+            try:
+                rows.append(Member.from_wire(json.loads(text)))
+            except (ValueError, errors.ProtocolError) as error:
+                log.warning("the kept row of member %s is left out: %s", id, error)
+        return rows
+
+    def get_meta(self, name: str) -> str | None:
+        """A value kept under a name."""
+        with self._errors():
+            found = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Keep a value under a name, durably."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    # --- SQLite -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if _is_damage(error):
+                raise errors.Corrupt(f"{self.path}: {error}; restart the node to begin anew") from error
+            raise errors.NoSpace(f"{self.path}: {error}") from error
+        except errors.BadCid as error:
+            raise errors.Corrupt(f"{self.path}: {error}; move it away and restart the node") from error
+
+
+def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """The database, locked and checked; and whether its tables were made just now."""
+    try:
+        db = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise errors.NoSpace(f"cannot open the catalog {path}: {error}") from error
+    try:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        # In this locking mode the first write takes the lock, and only closing gives it back.
+        db.execute("BEGIN IMMEDIATE")
+        is_new = _prepare(db, path)
+        db.execute("COMMIT")
+        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _Damaged(verdict)
+        return db, is_new
+    except sqlite3.DatabaseError as error:
+        db.close()
+        if _is_damage(error):
+            raise _Damaged(str(error)) from error
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise errors.Refused(f"another process has {path} open; does a node run here?") from error
+        raise errors.NoSpace(f"cannot open the catalog {path}: {error}") from error
+    except BaseException:
+        db.close()
+        raise
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> bool:
+    """Make the tables of a new file, and say so; refuse what is not ours to write."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        for statement in filter(str.strip, _TABLES.split(";")):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA}")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        return True
+    if application != APPLICATION_ID:
+        raise errors.Refused(f"{path} is a database of another program; set another data_dir")
+    if version != SCHEMA:
+        raise errors.Refused(f"{path} has schema {version}, this p2pfs knows {SCHEMA}; install the later one")
+    return False
+
+
+def _scan(db: sqlite3.Connection) -> list[int]:
+    digests = [0] * BUCKETS
+    for bucket, digest in db.execute("SELECT bucket, digest FROM pins"):
+        digests[bucket] ^= int.from_bytes(digest, "big")
+    return digests
+
+
+def _quarantine(path: Path) -> Path:
+    """Move the database, with its log, out of the way; returns where it is now."""
+    folder = path.parent / "quarantine"
+    folder.mkdir(exist_ok=True)
+    number = 1
+    while (folder / f"{path.name}.{number}").exists():
+        number += 1
+    target = folder / f"{path.name}.{number}"
+    for suffix in ("-wal", "-shm", ""):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            os.replace(part, target.with_name(target.name + suffix))
+    return target
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _is_text(name: str) -> bool:
+    """Can it be written as UTF-8? SQLite takes nothing else, and no pin is called otherwise."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _pin(row: tuple[Any, ...]) -> Pin:
+    name, size, sha256, replicas, blocks, created, stamp, origin, removed = row[1:10]
+    cid = CID.decode(row[0])
+    return Pin(cid, name, size, sha256, replicas, blocks, created, stamp, origin, bool(removed))

@@ -1,0 +1,355 @@
+"""The catalog on disk: merging, reading, digests, damage, snapshots."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pfs import errors
+from p2pfs.core.cid import CID, DAG_PB, RAW
+from p2pfs.core.member import Member
+from p2pfs.core.multihash import SHA2_256, multihash
+from p2pfs.core.pins import Pin, newer, record_digest
+from p2pfs.store.catalog import Catalog
+from p2pfs.store.snapshot import read_snapshot, write_snapshot
+
+
+def cid(number: int) -> CID:
+    return CID(RAW if number % 2 else DAG_PB, multihash(SHA2_256, b"%d" % number))
+
+
+def pin(number: int, name: str = "", stamp: int = 1, **fields: object) -> Pin:
+    made = Pin(cid(number), name, 10, f"{number:064x}", 3, 1, 1_790_000_000, stamp, "node")
+    return made._replace(**fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.sqlite"
+
+
+@pytest.fixture
+def catalog(path: Path) -> Iterator[Catalog]:
+    made = Catalog(path)
+    yield made
+    made.close()
+
+
+def expected_digests(pins: list[Pin]) -> int:
+    total = 0
+    for record in pins:
+        total ^= record_digest(record)
+    return total
+
+
+def everything(catalog: Catalog) -> list[Pin]:
+    return [record for number in range(256) for record in catalog.bucket(number)]
+
+
+def test_merge_returns_what_changed_and_keeps_the_newest(catalog: Catalog) -> None:
+    old, new = pin(1, "a", 5), pin(1, "a", 6, size=11)
+    assert catalog.merge([old]) == [old]
+    assert catalog.merge([old]) == []
+    assert catalog.merge([new, old]) == [new]
+    assert catalog.find_name("a") == new
+
+
+ROWS = st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.integers(0, 5), st.booleans())
+
+
+@given(st.lists(ROWS, max_size=15), st.randoms(use_true_random=False))
+@settings(max_examples=25, deadline=None)
+def test_two_catalogs_that_saw_the_same_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str, int, bool]], chance: random.Random
+) -> None:
+    pins = [pin(number, name, stamp, removed=removed) for number, name, stamp, removed in rows]
+    model: dict[tuple[CID, str], Pin] = {}
+    for record in pins:
+        if record.key not in model or newer(record, model[record.key]):
+            model[record.key] = record
+    shuffled = pins[:]
+    chance.shuffle(shuffled)
+    folder = tmp_path_factory.mktemp("catalogs")
+    digests = []
+    for name, order in (("one", pins), ("two", shuffled)):
+        catalog = Catalog(folder / name)
+        for start in range(0, len(order), 4):
+            catalog.merge(order[start : start + 4])
+        assert set(everything(catalog)) == set(model.values())
+        digests.append(catalog.bucket_digests())
+        catalog.close()
+    assert digests[0] == digests[1]
+
+
+def test_digests_are_kept_up_and_found_again(path: Path) -> None:
+    catalog = Catalog(path)
+    catalog.merge([pin(number) for number in range(50)])
+    catalog.merge([pin(number, stamp=2, removed=True) for number in range(10)])
+    before = catalog.bucket_digests()
+    total = 0
+    for number, digest in enumerate(before):
+        assert digest == expected_digests(catalog.bucket(number))
+        total ^= digest
+    assert total == expected_digests(everything(catalog)) != 0
+    catalog.close()
+    again = Catalog(path)
+    assert again.bucket_digests() == before
+    assert not again.is_new
+    again.close()
+
+
+def test_a_merge_that_fails_leaves_nothing_behind(catalog: Catalog) -> None:
+    catalog.merge([pin(1)])
+    before = catalog.bucket_digests()
+    with pytest.raises(UnicodeEncodeError):
+        catalog.merge([pin(2), pin(3, "\ud800")])
+    assert catalog.bucket_digests() == before
+    assert catalog.counts() == (1, 0)
+    catalog.merge([pin(2)])
+
+
+def test_a_tombstone_hides_and_a_newer_pin_shows_again(catalog: Catalog) -> None:
+    catalog.merge([pin(1, "a", 1)])
+    catalog.merge([pin(1, "a", 2, removed=True)])
+    assert catalog.find_name("a") is None
+    assert catalog.find_cid(cid(1)) == []
+    assert catalog.find_sha256(f"{1:064x}") is None
+    assert catalog.pins() == []
+    assert catalog.counts() == (0, 1)
+    assert len(everything(catalog)) == 1
+    assert catalog.merge([pin(1, "a", 1)]) == []
+    catalog.merge([pin(1, "a", 3)])
+    assert catalog.counts() == (1, 0)
+    assert catalog.newest_stamp() == 3
+
+
+def test_a_name_means_its_newest_pin_and_a_root_may_have_two_names(catalog: Catalog) -> None:
+    catalog.merge([pin(1, "a", 1), pin(2, "a", 2), pin(1, "b", 3)])
+    found = catalog.find_name("a")
+    assert found is not None
+    assert found.cid == cid(2)
+    assert [record.name for record in catalog.find_cid(cid(1))] == ["b", "a"]
+    catalog.merge([pin(2, "a", 4, removed=True)])
+    found = catalog.find_name("a")
+    assert found is not None
+    assert found.cid == cid(1)
+
+
+@pytest.mark.parametrize("name", ["", "nobody", "\ud800", "a\x00b", "' OR 1=1 --"])
+def test_a_name_that_nothing_has_finds_nothing(catalog: Catalog, name: str) -> None:
+    catalog.merge([pin(1), pin(2, "a")])
+    assert catalog.find_name(name) is None
+
+
+def test_pages_are_newest_first_and_complete(catalog: Catalog) -> None:
+    pins = [pin(number, stamp=number // 3) for number in range(40)]
+    catalog.merge(pins)
+    catalog.merge([pin(7, stamp=99, removed=True)])
+    seen: list[Pin] = []
+    after = None
+    while page := catalog.pins(after, 7):
+        seen += page
+        after = page[-1]
+    wanted = sorted((p for p in pins if p.cid != cid(7)), key=lambda p: (-p.stamp, p.cid.encode(), p.name))
+    assert seen == wanted
+
+
+def test_listing_and_finding_use_an_index(catalog: Catalog) -> None:
+    queries: list[str] = []
+    catalog._db.set_trace_callback(queries.append)
+    catalog.merge([pin(1, "a")])
+    catalog.pins(pin(1), 5)
+    catalog.find_name("a")
+    catalog.find_sha256("0")
+    catalog.find_cid(cid(1))
+    catalog.bucket(3)
+    catalog._db.set_trace_callback(None)
+    for query in (text for text in queries if text.startswith("SELECT")):
+        plan = [row[3] for row in catalog._db.execute("EXPLAIN QUERY PLAN " + query)]
+        assert all(step.startswith(("SEARCH", "USE TEMP B-TREE FOR")) for step in plan), (query, plan)
+
+
+def test_a_hundred_thousand_pins(path: Path) -> None:
+    base = pin(1)
+    pins = [base._replace(name=f"file-{number}", stamp=number) for number in range(100_000)]
+    catalog = Catalog(path)
+    assert len(catalog.merge(iter(pins))) == len(pins)
+    assert catalog.merge(pins[:20_000]) == []
+    assert catalog.counts() == (100_000, 0)
+    assert [record.stamp for record in catalog.pins(pins[500], 3)] == [499, 498, 497]
+    digests = catalog.bucket_digests()
+    catalog.close()
+    again = Catalog(path)
+    assert again.bucket_digests() == digests
+    again.close()
+
+
+def test_what_merge_returned_survives_sigkill(path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from p2pfs.core.cid import CID\n"
+        "from p2pfs.core.pins import Pin\n"
+        "from p2pfs.store.catalog import Catalog\n"
+        "catalog = Catalog(Path(sys.argv[1]))\n"
+        "root = CID.parse(sys.argv[2])\n"
+        "catalog.merge([Pin(root, str(n), 1, None, 1, 1, 1, n, 'node') for n in range(500)])\n"
+        "catalog._db.execute('BEGIN')\n"
+        "catalog._db.execute('DELETE FROM pins')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(path), str(cid(1))], timeout=60, check=False)
+    assert killed.returncode == -9
+    catalog = Catalog(path)
+    assert catalog.counts() == (500, 0)
+    assert catalog.quarantined is None
+    catalog.close()
+
+
+def test_a_second_process_is_refused(catalog: Catalog, path: Path) -> None:
+    with pytest.raises(errors.Refused, match="another process"):
+        Catalog(path)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "header", "middle", "truncated"])
+def test_a_damaged_file_is_moved_aside_and_begun_anew(path: Path, damage: str) -> None:
+    catalog = Catalog(path)
+    catalog.merge([pin(number, f"name-{number}" * 20) for number in range(500)])
+    catalog.close()
+    data = bytearray(path.read_bytes())
+    if damage == "garbage":
+        data[:] = random.Random(1).randbytes(len(data))
+    elif damage == "header":
+        data[:100] = bytes(100)
+    elif damage == "middle":
+        data[4096:-4096] = b"\xa5" * (len(data) - 8192)
+    else:
+        del data[len(data) // 2 :]
+    path.write_bytes(data)
+    catalog = Catalog(path)
+    assert catalog.is_new
+    assert catalog.quarantined is not None
+    assert catalog.quarantined.parent == path.parent / "quarantine"
+    assert catalog.quarantined.stat().st_size == len(data)
+    assert catalog.counts() == (0, 0)
+    catalog.merge([pin(1)])
+    catalog.close()
+
+
+def test_two_damaged_files_are_both_kept(path: Path) -> None:
+    for number in (1, 2):
+        path.write_bytes(b"no database" * 100)
+        catalog = Catalog(path)
+        assert catalog.quarantined == path.parent / "quarantine" / f"catalog.sqlite.{number}"
+        catalog.close()
+
+
+def test_an_empty_file_is_a_new_catalog(path: Path) -> None:
+    path.touch()
+    catalog = Catalog(path)
+    assert catalog.is_new
+    assert catalog.quarantined is None
+    catalog.close()
+
+
+def test_a_database_of_another_program_is_left_alone(path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE mine (a)")
+    other.commit()
+    other.close()
+    with pytest.raises(errors.Refused, match="another program"):
+        Catalog(path)
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM mine").fetchone() == (0,)
+
+
+def test_a_later_schema_is_left_alone(path: Path) -> None:
+    Catalog(path).close()
+    later = sqlite3.connect(path)
+    later.execute("PRAGMA user_version = 2")
+    later.close()
+    with pytest.raises(errors.Refused, match="schema 2"):
+        Catalog(path)
+
+
+def test_a_full_disk_is_no_space_and_nothing_is_lost(catalog: Catalog) -> None:
+    catalog.merge([pin(1)])
+    pages = catalog._db.execute("PRAGMA page_count").fetchone()[0]
+    catalog._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(errors.NoSpace, match="full"):
+        catalog.merge([pin(number, "x" * 900) for number in range(100)])
+    assert catalog.counts() == (1, 0)
+    catalog._db.execute("PRAGMA max_page_count = 1000000")
+    catalog.merge([pin(2)])
+    assert catalog.counts() == (2, 0)
+
+
+def test_members_and_meta_come_back(path: Path) -> None:
+    rows = [Member(f"id{number}", "node", ("host:1",), "dead", 5, "z", dead_s=9) for number in range(5)]
+    catalog = Catalog(path)
+    catalog.save_members(rows + rows)
+    catalog.save_members(rows)
+    catalog.set_meta("cluster", "one")
+    catalog.set_meta("cluster", "two")
+    catalog._db.execute("INSERT INTO members VALUES ('bad', '{}')")
+    catalog.close()
+    catalog = Catalog(path)
+    assert catalog.load_members() == rows
+    assert catalog.get_meta("cluster") == "two"
+    assert catalog.get_meta("nothing") is None
+    catalog.close()
+
+
+def test_a_snapshot_restores_everything(catalog: Catalog, path: Path) -> None:
+    catalog.merge([pin(number, f"näme {number}", removed=number % 7 == 0) for number in range(100)])
+    snapshot = path.with_name("catalog.jsonl")
+    catalog.write_snapshot(snapshot)
+    catalog.write_snapshot(snapshot)
+    assert sorted(found.name for found in path.parent.glob("catalog.jsonl*")) == ["catalog.jsonl"]
+    other = Catalog(path.with_name("other.sqlite"))
+    assert other.read_snapshot(snapshot) == 100
+    assert other.read_snapshot(snapshot) == 0
+    assert other.bucket_digests() == catalog.bucket_digests()
+    other.close()
+
+
+def test_a_snapshot_cut_short_gives_what_it_has(catalog: Catalog, tmp_path: Path) -> None:
+    snapshot = tmp_path / "catalog.jsonl"
+    write_snapshot(snapshot, [pin(number) for number in range(10)], 10)
+    snapshot.write_bytes(snapshot.read_bytes()[:-20])
+    assert catalog.read_snapshot(snapshot) == 9
+
+
+def test_no_snapshot_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(errors.NotFound):
+        list(read_snapshot(tmp_path / "none"))
+
+
+@given(st.binary(max_size=300), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_any_file_is_a_snapshot_or_malformed(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, headed: bool
+) -> None:
+    snapshot = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
+    header = b'{"format": "p2pfs-catalog", "records": 2, "version": 1}\n'
+    snapshot.write_bytes((header if headed else b"") + data)
+    with pytest.raises(errors.Malformed):
+        list(read_snapshot(snapshot))
+
+
+@pytest.mark.parametrize("header", [
+    '{"format": "p2pfs-catalog", "records": 0, "version": 2}', '{"format": "p2pfs-catalog", "version": 1}',
+    '{"format": "p2pfs-catalog", "records": true, "version": 1}', "[]", "[" * 10_000,
+])
+def test_a_bad_header_is_malformed(tmp_path: Path, header: str) -> None:
+    snapshot = tmp_path / "catalog.jsonl"
+    snapshot.write_text(header + "\n")
+    with pytest.raises(errors.Malformed):
+        list(read_snapshot(snapshot))
