@@ -54,18 +54,21 @@ class DiskStore:
             raise disk_error(f"cannot open the block store {self._data_dir}", error) from error
 
     def _make_folders(self) -> None:
-        # All at once, so that no put has to make one and sync its parent: 0.1 s, once.
         for folder in (self._quarantine, self._temp, self._blocks):
             _make_folder(folder)
         for name in layout.TEMP_FOLDERS:
             _make_folder(os.path.join(self._temp, name))
+        self._make_shard_folders()
+        sync_folder(self._data_dir)
+
+    def _make_shard_folders(self) -> None:
+        # All at once, so that no put has to make one and to sync its parent too: 0.1 s, once.
         there = set(os.listdir(self._blocks))
-        missing = [name for name in map(layout.shard_folder, range(layout.SHARDS)) if name not in there]
+        missing = [name for name in layout.SHARD_FOLDERS if name not in there]
         for name in missing:
             _make_folder(os.path.join(self._blocks, name))
         if missing:
             sync_folder(self._blocks)
-            sync_folder(self._data_dir)
 
     def _clear_temp(self) -> None:
         for name in layout.TEMP_FOLDERS:
@@ -148,7 +151,7 @@ class DiskStore:
 
     def iterate(self, shard: int) -> Iterator[Multihash]:
         """See `BlockStore.iterate`."""
-        folder = layout.shard_folder(shard)
+        folder = layout.SHARD_FOLDERS[shard]
         path = os.path.join(self._blocks, folder)
         try:
             names = os.listdir(path)
@@ -315,7 +318,7 @@ class DiskStore:
         self._space.end_count()
 
     def _count_shard(self, shard: int) -> bool:
-        folder = layout.shard_folder(shard)
+        folder = layout.SHARD_FOLDERS[shard]
         path = os.path.join(self._blocks, folder)
         blocks = size = 0
         before = self._last_change[shard]

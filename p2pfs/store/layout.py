@@ -21,15 +21,11 @@ BLOCKS = "blocks"
 TEMP = "temp"
 QUARANTINE = "quarantine"
 TEMP_FOLDERS = tuple(f"{digit:x}" for digit in range(16))
+SHARD_FOLDERS = tuple(f"{shard:03x}" for shard in range(SHARDS))
 
 _SUFFIXES = {bytes((SHA2_256, 32)): "", bytes((BLAKE3, 32)): ".blake3"}
 _PREFIXES = {suffix: prefix for prefix, suffix in _SUFFIXES.items()}
 _NAME = re.compile(r"([0-9a-f]{64})(\.[a-z0-9]+)?", re.ASCII)
-
-
-def shard_folder(shard: int) -> str:
-    """The folder of a shard below `blocks`: three hex digits."""
-    return f"{shard:03x}"
 
 
 def block_name(block: Multihash) -> str:

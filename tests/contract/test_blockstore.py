@@ -27,6 +27,12 @@ Open = Callable[..., BlockStore]
 BUFFER = memoryview(bytearray(MAX_BLOCK))
 
 
+@pytest.fixture(autouse=True)
+def few_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shard folders are made when they are needed: 4096 of them for each test would take most of its time."""
+    monkeypatch.setattr(DiskStore, "_make_shard_folders", lambda self: None)
+
+
 @pytest.fixture(params=["memory", "disk"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     if request.param == "memory":

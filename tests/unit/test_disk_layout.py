@@ -22,12 +22,13 @@ def test_names_parse_back_and_begin_with_their_folder(data: bytes, code: int) ->
     block = multihash(code, data)
     name = layout.block_name(block)
     assert layout.parse_name(name) == block
-    assert name.startswith(layout.shard_folder(shard_of(block)))
+    assert name.startswith(layout.SHARD_FOLDERS[shard_of(block)])
 
 
 def test_there_is_a_folder_of_three_digits_for_each_shard() -> None:
-    folders = [layout.shard_folder(shard) for shard in range(layout.SHARDS)]
-    assert folders[0] == "000" and folders[-1] == "fff" and folders == sorted(set(folders))
+    folders = list(layout.SHARD_FOLDERS)
+    assert len(folders) == 4096 and folders == sorted(set(folders))
+    assert folders[0] == "000" and folders[-1] == "fff"
 
 
 @pytest.mark.parametrize("name", [

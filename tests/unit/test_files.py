@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import p2pfs
 from p2pfs import errors
 from p2pfs.store import files
+
+CHILD_ENV = {**os.environ, "PYTHONPATH": str(Path(p2pfs.__file__).parents[1])}
 
 
 def test_write_atomically_replaces_and_sets_the_mode(tmp_path: Path) -> None:
@@ -98,7 +101,8 @@ input()
 
 def test_one_process_at_a_time_and_the_other_is_named(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=CHILD_ENV,
     ) as holder:
         assert holder.stdout and holder.stdout.readline() == "held\n"
         with pytest.raises(errors.Refused, match=f"in use by another node, pid {holder.pid};"):
