@@ -1,0 +1,254 @@
+"""Walking trees on the local disk, and making them, without being led elsewhere.
+
+Reading never follows a symbolic link (but the one that the user named), never opens anything that is no regular file,
+and never waits for a FIFO. Making goes name by name from an open directory (`dir_fd`, O_NOFOLLOW, O_EXCL), so no name
+and no symbolic link out of a stranger's directory writes anywhere but below the target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Literal, NamedTuple, NoReturn, Self
+
+from p2pfs import errors
+from p2pfs.core.directory import check_name, show
+
+MAX_TREE_DEPTH = 256
+"""Directories in each other, read or made. What is read stays far below what core.dag walks."""
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_RESUME = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+_SPECIAL = {
+    stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device", stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link",
+}
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+class Event(NamedTuple):
+    """What a scan comes to: "enter" and "leave" stand around what is in a directory."""
+
+    kind: Literal["enter", "file", "symlink", "leave"]
+    name: bytes
+    """The entry's own name; of the first event, the name under which the user gave it."""
+    path: bytes
+    """Where it is."""
+    size: int = 0
+    """Bytes of a file at the time of the scan."""
+    target: bytes = b""
+    """Of a symbolic link."""
+
+
+def scan(path: str | bytes | os.PathLike[str], follow_root_symlink: bool = True) -> Iterator[Event]:
+    """A file, symbolic link or directory and all that is in it, names sorted as bytes, one directory in memory a level.
+
+    Raises NotFound when the path is not there, Refused for what cannot be read or is neither file, directory nor
+    symbolic link, UsageError for a name that no directory may hold. All of them name the path.
+    """
+    given = os.fsencode(path)
+    name = os.path.basename(os.path.abspath(given))
+    top = os.path.realpath(given) if follow_root_symlink else given
+    # One iterator of names a level; its path and name for the "leave".
+    stack: list[tuple[Iterator[bytes], bytes, bytes]] = []
+    event = _look(name, top)
+    while True:
+        yield event
+        if event.kind == "enter":
+            if len(stack) == MAX_TREE_DEPTH:
+                raise errors.Refused(f"{show(event.path)}: over {MAX_TREE_DEPTH} directories in each other")
+            stack.append((iter(_names(event.path)), event.name, event.path))
+        while stack:
+            names, folder_name, folder = stack[-1]
+            child = next(names, None)
+            if child is not None:
+                event = _look(child, os.path.join(folder, child))
+                break
+            stack.pop()
+            yield Event("leave", folder_name, folder)
+        else:
+            return
+
+
+def open_file(path: bytes) -> int:
+    """An open descriptor of a regular file that a scan named. Raises NotFound, Refused."""
+    try:
+        fd = os.open(path, _READ)
+    except OSError as error:
+        _cannot("read", path, error)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise errors.Refused(f"{show(path)} was a file and is none any more")
+
+
+def _look(name: bytes, path: bytes) -> Event:
+    try:
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            return Event("symlink", name, path, target=os.readlink(path))
+    except OSError as error:
+        _cannot("read", path, error)
+    if stat.S_ISDIR(found.st_mode):
+        return Event("enter", name, path)
+    if stat.S_ISREG(found.st_mode):
+        return Event("file", name, path, found.st_size)
+    what = _SPECIAL.get(stat.S_IFMT(found.st_mode), "a special file")
+    raise errors.Refused(f"{show(path)} is {what}; only files, directories and symbolic links can be stored")
+
+
+def _names(path: bytes) -> list[bytes]:
+    try:
+        fd = os.open(path, _FOLDER)
+        try:
+            names = sorted(os.fsencode(name) for name in os.listdir(fd))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        _cannot("read", path, error)
+    for name in names:
+        try:
+            check_name(name)
+        except errors.UsageError as error:
+            raise errors.UsageError(f"in {show(path)}: {error}") from None
+    return names
+
+
+def _cannot(verb: str, path: bytes, error: OSError) -> NoReturn:
+    if verb == "read" and error.errno in (errno.ENOENT, errno.ENOTDIR):
+        raise errors.NotFound(f"{show(path)}: {error.strerror}") from error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise errors.NoSpace(f"cannot {verb} {show(path)}: {error.strerror}") from error
+    raise errors.Refused(f"cannot {verb} {show(path)}: {error.strerror}") from error
+
+
+# --- making ------------------------------------------------------------------------------------------
+
+
+class TreeWriter:
+    """Makes a tree below one directory, which is made if it is not there. A context manager.
+
+    What an earlier, interrupted run made is used again: directories, symbolic links, and files, which are opened with
+    what is in them. Each name may come once in a directory. All methods raise Refused when a name would lead
+    elsewhere, is there as something else, or the system refuses, and NoSpace.
+    """
+
+    def __init__(self, target: str | bytes | os.PathLike[str]) -> None:
+        path = os.fsencode(target)
+        try:
+            self._fds = [_enter(path, None)]
+        except OSError as error:
+            _cannot("make the directory", path, error)
+        self._paths = [path]
+        self._names: list[set[bytes]] = [set()]
+
+    def enter(self, name: bytes) -> None:
+        """Make a directory, and go into it."""
+        path = self._claim(name)
+        if len(self._fds) > MAX_TREE_DEPTH:
+            raise errors.Refused(f"{show(path)}: over {MAX_TREE_DEPTH} directories in each other")
+        try:
+            self._fds.append(_enter(name, self._fds[-1]))
+        except OSError as error:
+            _cannot("make the directory", path, error)
+        self._paths.append(path)
+        self._names.append(set())
+
+    def leave(self) -> None:
+        """Go back to the directory above; not from the target itself."""
+        if len(self._fds) == 1:
+            raise ValueError("the target itself is left by close")
+        os.close(self._fds.pop())
+        self._paths.pop()
+        self._names.pop()
+
+    def open_file(self, name: bytes) -> int:
+        """A descriptor for reading and writing a file, new or with what was in it; the caller closes it."""
+        path = self._claim(name)
+        folder = self._fds[-1]
+        try:
+            return os.open(name, _CREATE, 0o666, dir_fd=folder)
+        except FileExistsError:
+            return _resume(name, folder, path)
+        except OSError as error:
+            _cannot("make", path, error)
+
+    def symlink(self, name: bytes, target: bytes) -> None:
+        """Make a symbolic link; it may point anywhere, and nothing here ever follows it."""
+        path = self._claim(name)
+        folder = self._fds[-1]
+        try:
+            found = _link_at(name, folder)
+            if found == target:
+                return
+            if found is not None:
+                os.unlink(name, dir_fd=folder)
+            os.symlink(target, name, dir_fd=folder)
+        except OSError as error:
+            _cannot("make the link", path, error)
+        except ValueError:
+            raise errors.Refused(f"cannot make the link {show(path)}: a NUL in its target {show(target)}") from None
+
+    def close(self) -> None:
+        """Let go of all directories."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _claim(self, name: bytes) -> bytes:
+        """The path of a new name in the current directory, for messages."""
+        try:
+            check_name(name)
+        except errors.UsageError as error:
+            raise errors.Refused(f"nothing is made in {show(self._paths[-1])}: {error}") from None
+        path = os.path.join(self._paths[-1], name)
+        if name in self._names[-1]:
+            raise errors.Refused(f"{show(path)} comes twice in one directory")
+        self._names[-1].add(name)
+        return path
+
+
+def _enter(name: bytes, folder: int | None) -> int:
+    # What is there is of an earlier run; if it is no directory, opening it fails.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=folder)
+    return os.open(name, _FOLDER, dir_fd=folder)
+
+
+def _resume(name: bytes, folder: int, path: bytes) -> int:
+    try:
+        fd = os.open(name, _RESUME, dir_fd=folder)
+    except OSError as error:
+        _cannot("go on with", path, error)
+    found = os.fstat(fd)
+    # A second name of the same file may be anywhere: writing here would write there.
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        return fd
+    os.close(fd)
+    what = _SPECIAL.get(stat.S_IFMT(found.st_mode), "a file with several names")
+    raise errors.Refused(f"{show(path)} is there already, and is {what}; move it away")
+
+
+def _link_at(name: bytes, folder: int) -> bytes | None:
+    """The target of a symbolic link that is there, None when nothing is. Raises OSError for anything else."""
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        raise
