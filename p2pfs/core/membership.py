@@ -41,9 +41,14 @@ T = TypeVar("T")
 class Chance(Protocol):
     """The part of `random.Random` that is used here."""
 
-    def shuffle(self, x: MutableSequence[Any], /) -> None: ...
-    def sample(self, population: Sequence[T], /, k: int) -> list[T]: ...
-    def random(self) -> float: ...
+    def shuffle(self, x: MutableSequence[Any], /) -> None:
+        """Bring into an order of chance."""
+
+    def sample(self, population: Sequence[T], /, k: int) -> list[T]:
+        """Choose k different ones."""
+
+    def random(self) -> float:
+        """Between 0 and 1."""
 
 
 class Timing(NamedTuple):

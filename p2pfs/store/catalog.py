@@ -7,6 +7,7 @@ it again.
 Blocking, plain Python, for one native thread at a time.
 """
 
+# ruff: noqa: S608  SQL is put together from constants of this file only; every value is bound.
 from __future__ import annotations
 
 import json
@@ -101,12 +102,9 @@ class Catalog:
         return changed + (self._merge(batch) if batch else [])
 
     def _merge(self, pins: list[Pin]) -> list[Pin]:
-        changed = []
         digests = list(self._digests)
         with self._transaction():
-            for pin in pins:
-                if self._take(pin, digests):
-                    changed.append(pin)
+            changed = [pin for pin in pins if self._take(pin, digests)]
         self._digests = digests
         return changed
 
