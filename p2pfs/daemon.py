@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import docopt
 
 from p2pfs import errors, green, logs
-from p2pfs.config import Config, load, reloaded, to_ini
+from p2pfs.config import Config, load, new_secret, reloaded, to_ini
 from p2pfs.systemd import Notifier
 from p2pfs.version import VERSION
 
@@ -94,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 def _command(arguments: dict[str, Any]) -> int:
     path, overrides = arguments["--config"], arguments["-o"]
     if arguments["--new-secret"]:
-        print(secrets.token_hex(32))
+        print(new_secret())
         print(
             "Save it where only the node's user can read it, the same on every node:\n"
             "  (umask 077; p2pfs-node --new-secret > secret)    and set cluster.secret_file",
@@ -146,7 +145,9 @@ class Daemon:
             green.on_signal(signal.SIGHUP, self._reload)
             green.on_signal(signal.SIGUSR1, self._dump)
             self._feed_watchdog()
-            log.info("node ready", extra={"address": self._node.address, "control": str(self._node.control_path)})
+            log.info("node ready", extra={
+                "address": self._node.address, "control": self._node.control_path, "id": self._node.identity.id,
+            })
             self._notifier.ready(self._status)
             self._node.wait()
         finally:

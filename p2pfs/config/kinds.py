@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ class Secret:
 
     def __repr__(self) -> str:
         return "(set)" if self._text else ""
+
+
+def new_secret() -> str:
+    """A fresh cluster secret: 256 bits as 64 hex digits."""
+    return secrets.token_hex(32)
 
 
 @dataclass(frozen=True)

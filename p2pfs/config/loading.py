@@ -51,7 +51,10 @@ def load(
 
 
 def reloaded(old: Config, new: Config) -> tuple[Config, list[Row], list[Row]]:
-    """`old` with what may change on SIGHUP taken from `new`; the rows that changed; those that wait for a restart."""
+    """`old` with what may change on SIGHUP taken from `new`; the rows that did; those that wait for a restart.
+
+    Raises ConfigError when the mixture contradicts itself.
+    """
     differing = [row for row in ROWS.values() if old.value(row) != new.value(row)]
     sections = {
         section: dataclasses.replace(
@@ -60,12 +63,12 @@ def reloaded(old: Config, new: Config) -> tuple[Config, list[Row], list[Row]]:
         )
         for section in SECTIONS
     }
-    waiting = [row for row in differing if not row.reloadable]
-    if old.secrets != new.secrets and ROWS["cluster.secret"] not in waiting:
-        waiting.append(ROWS["cluster.secret_file"])
-    merged = dataclasses.replace(old, **sections)
+    merged = dataclasses.replace(old, secrets=new.secrets, **sections)
     _check_together(merged, {})
-    return merged, [row for row in differing if row.reloadable], waiting
+    applied = [row for row in differing if row.reloadable]
+    if old.secrets != new.secrets and not any(row.name.startswith("cluster.secret") for row in applied):
+        applied.append(ROWS["cluster.secret_file"])  # another content under the same name
+    return merged, applied, [row for row in differing if not row.reloadable]
 
 
 # --- the sources -------------------------------------------------------------------------------------

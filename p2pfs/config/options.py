@@ -123,12 +123,14 @@ class Cluster:
         """What makes nodes members of one cluster: who knows it can read, store and remove everything. All nodes
         have the same one; `p2pfs-node --new-secret` makes it. Better in secret_file: then this file may be shown to
         anybody, and it must be readable by its owner only when the secret stands here.""",
+        reloadable=True,
     )
     secret_file: Path | None = _option(
         kinds.OPTIONAL_PATH, "",
         """File with the secret in its first line, readable by its owner only. Further lines are other secrets that
         are accepted too: during a rotation, add the new one as second line on every node, then make it the first on
-        every node, then remove the old one, with a restart each.""",
+        every node, then remove the old one, with a SIGHUP each.""",
+        reloadable=True,
     )
     seeds: tuple[str, ...] = _option(
         kinds.ADDRESSES, "",
@@ -150,15 +152,18 @@ class Cluster:
     tls_cert: Path | None = _option(
         kinds.OPTIONAL_PATH, "",
         """With a certificate authority of your own instead of a secret: this node's certificate (PEM, its chain
-        after it). Goes with tls_key and tls_ca.""",
+        after it). Goes with tls_key and tls_ca. SIGHUP reads all three again, for a renewed one.""",
+        reloadable=True,
     )
     tls_key: Path | None = _option(
         kinds.OPTIONAL_PATH, "", "The certificate's private key (PEM, not encrypted), readable by its owner only.",
+        reloadable=True,
     )
     tls_ca: Path | None = _option(
         kinds.OPTIONAL_PATH, "",
         """The certificates (PEM) of the authority: who has a certificate from it is a member of the cluster, so use
         an authority that serves nothing else.""",
+        reloadable=True,
     )
 
 
@@ -207,7 +212,7 @@ class Repair:
         no answer either. Above the round trip to the furthest node, and not above probe_interval.""",
     )
     suspicion_min: float = _option(
-        kinds.duration("100ms", "1h"), "2500ms",
+        kinds.duration("100ms", "1h"), "2200ms",
         """A suspected member has at least so long to refute before it counts as dead; longer in large clusters, and
         while few others suspect it.""",
     )
@@ -215,6 +220,7 @@ class Repair:
         kinds.duration("1s", "365d"), "10m",
         """A member that is dead for so long loses its shards to the next ones in rank. Longer than a reboot, or
         every reboot moves data.""",
+        reloadable=True,
     )
     sync_interval: float = _option(
         kinds.duration("100ms", "1h"), "10s",
