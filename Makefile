@@ -7,12 +7,12 @@ PYTHON = $(shell for python in python3 python3.14 python3.13 python3.12 python3.
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN = .venv/bin
 READY = .venv/.ready
-SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli $(wildcard scripts benchmarks)
+SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli kit
 
 .PHONY: help venv demo test test-slow bench lint format reference clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s @
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 $(READY): setup.cfg
 	@python="$(PYTHON)"; test -n "$$python" || { echo 'Python 3.11 or newer is needed; make PYTHON=/path/to/it' >&2; exit 1; }; \
@@ -23,7 +23,7 @@ $(READY): setup.cfg
 venv: $(READY)  ## the environment in .venv, with all that the other targets need
 
 demo: $(READY)  ## three nodes on this machine: store, kill one, get everything back
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python -m kit.demo
 
 test: lint  ## lint and all tests but the slow ones
 	$(BIN)/pytest -q -m 'not slow'
@@ -32,7 +32,7 @@ test-slow: $(READY)  ## the slow tests
 	$(BIN)/pytest -q -m slow
 
 bench: $(READY)  ## one table of figures, each beside a reference of this machine
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m kit.bench
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check $(SOURCES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -91,18 +92,18 @@ class Node:
 
 read = lambda: config.load(sys.argv[1], [], {})
 logs.set_up("info", "text", environ={})
-Daemon(Node(), read(), read, Notifier({})).run()
+Daemon(Node(), read(), read, Notifier()).run()
 """
 
 
 class Process:
     """The program above; every wait ends by the closing of the pipe at the latest."""
 
-    def __init__(self, tmp_path: Path, *words: str) -> None:
+    def __init__(self, tmp_path: Path, *words: str, **environ: str) -> None:
         self.ini = tmp_path / "node.ini"
         self.ini.write_text("[log]\nlevel = info\n")
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(self.ini), *words], cwd=ROOT, text=True,
+            [sys.executable, "-c", PROGRAM, str(self.ini), *words], cwd=ROOT, text=True, env=os.environ | environ,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         self.wait_for("node ready")
@@ -169,3 +170,24 @@ def test_failure_of_the_node_ends_the_process(tmp_path: Path) -> None:
     assert code != 0
     assert "a second one" in lines[-1]
     assert lines.count("stopped") == 1
+
+
+def test_systemd_hears_of_every_step(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(WAIT_S)
+        manager.bind(str(tmp_path / "notify"))
+
+        def hear(first: str) -> None:
+            while not (message := manager.recv(4096).decode()).startswith(first):
+                assert message == "WATCHDOG=1", message
+
+        process = Process(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="60000")
+        hear("READY=1\nSTATUS=listening on here:1")
+        for _ in range(3):
+            hear("WATCHDOG=1")
+        process.send("SIGHUP")
+        hear("RELOADING=1\nMONOTONIC_USEC=")
+        hear("READY=1")
+        process.send("SIGTERM")
+        hear("STOPPING=1")
+        assert process.end()[0] == 0
