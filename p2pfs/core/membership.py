@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, MutableSequence, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from p2pfs import errors
-from p2pfs.core.member import MAX_INCARNATION, Member
+from p2pfs.core.member import MAX_INCARNATION, STATES, Member
 from p2pfs.core.news import News
 from p2pfs.core.placement import Candidate
-from p2pfs.core.suspicion import LocalHealth, Suspicion
+from p2pfs.core.suspicion import LocalHealth
+from p2pfs.core.table import Change, Known, Table, Timing
 
 __all__ = ["TICK_S", "Chance", "Change", "Known", "Member", "Membership", "Timing"]
 
@@ -51,73 +52,11 @@ class Chance(Protocol):
         """Between 0 and 1."""
 
 
-class Timing(NamedTuple):
-    """How fast, and how sure. The defaults find a killed member within 5 s in clusters of up to about ten."""
-
-    probe_interval_s: float = 0.5
-    probe_timeout_s: float = 0.5
-    helpers: int = 3
-    """Members that are asked for an indirect probe."""
-    suspicion_min_s: float = 2.2
-    """Suspect to dead when enough others agree; more by the logarithm in clusters of more than ten."""
-    suspicion_max_factor: float = 3.0
-    """How many times longer it is when nobody agrees."""
-    confirmations: int = 2
-    """Independent accusers, beyond the first, that are enough (Lifeguard's K)."""
-    retransmit: int = 4
-    """News are told this many times the logarithm of the number of members (SWIM's lambda)."""
-    burst_interval_s: float = 0.1
-    """Between the probes that carry a refutation of ours: it races with timers."""
-    sync_interval_s: float = 30.0
-    """Between exchanges of the whole table with one member."""
-    revive_interval_s: float = 5.0
-    """Between probes of members that are dead."""
-    forget_after_s: float = 24 * 3600.0
-    """How long the row of a member that left is kept, so that old news do not bring it back."""
-    stall_s: float = 1.0
-    """No call for so long means that this node stood still."""
-    max_members: int = 1024
-    """Rows beyond this many are refused."""
-
-
-class Change(NamedTuple):
-    """A row that is news; `old` is its state before, empty for a new one. Old and new state may be the same.
-    """
-
-    member: Member
-    old: str
-    new: str
-
-
-class Known(NamedTuple):
-    """A row, with what this node has seen for itself. Times on the driver's clock."""
-
-    member: Member
-    state_since: float
-    last_seen: float | None
-    """When a message of its own came last."""
-    rtt_s: float | None
-    """Moving average of its answers to probes."""
-
-
-class _Entry:
-    """What is kept about one other member."""
-
-    __slots__ = ("last_seen", "row", "rtt_s", "state_since", "suspicion")
-
-    def __init__(self, row: Member, since: float) -> None:
-        self.row = row
-        self.state_since = since
-        self.last_seen: float | None = None
-        self.rtt_s: float | None = None
-        self.suspicion: Suspicion | None = None
-
-
 class Membership:
-    """This node's table, with the timers that drive it. Not thread-safe; nothing here blocks.
+    """This node's view of the cluster, with the timers that drive it. Not thread-safe; nothing here blocks.
 
-    `me.incarnation` must be larger than in any earlier life of this node: wall-clock milliseconds do. Should
-    the clock have gone back, the others' rows still say so, and `merge` climbs over them.
+    `me.incarnation` must be larger than in any earlier life of this node: wall-clock milliseconds do. Should the
+    clock have gone back, the others' rows still say so, and `merge` climbs over them.
     """
 
     def __init__(self, me: Member, timing: Timing, chance: Chance) -> None:
@@ -126,25 +65,19 @@ class Membership:
         self.refutations = 0
         """How often others held this node for suspect, dead or left, and it objected."""
         self.contested = 0
-        """How often somebody newer spoke under this node's id from other addresses: an identity that is used
-        twice.
-        """
-        self.refused = 0
-        """Rows refused because the table is full."""
+        """How often somebody newer spoke under this node's id from other addresses: an identity used twice."""
         self.stalls = 0
         """How often this node stood still for more than `stall_s`."""
         self._chance = chance
-        self._entries: dict[str, _Entry] = {}
-        self._reachable: set[str] = set()
-        self._timed: set[str] = set()
-        """Members for which `tick` has to look at the time: suspects, and those that left."""
+        self._table = Table(timing)
         self._health = LocalHealth()
         self._news = News()
         self._round: list[str] = []
         self._probing: set[str] = set()
         self._burst = 0
+        """Probes that still hurry, because they carry a refutation."""
         self._sync_soon: list[str] = []
-        self._now: float | None = None
+        self._now = -math.inf
         self._next_revival = -math.inf
         self._next_sync = -math.inf
 
@@ -152,41 +85,39 @@ class Membership:
 
     def get(self, id: str) -> Member | None:
         """The row of that id, this node's own among them."""
-        entry = self._entries.get(id)
-        return entry.row if entry else self.me if id == self.me.id else None
+        return self.me if id == self.me.id else self._table.get(id)
 
     def members(self) -> list[Member]:
         """All rows but those of members that left; this node first."""
-        return [self.me, *(entry.row for entry in self._entries.values() if entry.row.state != "left")]
+        return [self.me, *self._table.in_state("alive", "suspect", "dead")]
 
     def known(self) -> list[Known]:
         """The rows of `members` with what was seen of each."""
-        others = (Known(e.row, e.state_since, e.last_seen, e.rtt_s) for e in self._entries.values())
-        return [Known(self.me, 0.0, None, None), *(one for one in others if one.member.state != "left")]
+        others = (one for one in self._table.known() if one.member.state != "left")
+        return [Known(self.me, 0.0), *others]
 
     def snapshot(self) -> list[Member]:
         """Every row, for an exchange of whole tables and for keeping on disk; this node first."""
-        return [self.me, *(self._dated(entry) for entry in self._entries.values())]
+        return [self.me, *(self._table.dated(row, self._now) for row in self._table.in_state(*STATES))]
 
     def owners_candidates(self, now: float, out_after_s: float) -> list[Candidate]:
-        """Who takes part in placement: all but those that left, drain, or are dead for `out_after_s` or
-        longer.
-        """
-        entries = self._entries.values()
-        counted = [e.row for e in entries if e.row.state != "dead" or now - e.state_since < out_after_s]
+        """Who takes part in placement: all but those that left, drain, or are dead for `out_after_s` or longer."""
+        others = (
+            one.member for one in self._table.known()
+            if one.member.state != "dead" or now - one.state_since < out_after_s
+        )
         return [
             Candidate(row.id, row.capacity, row.zone)
-            for row in (self.me, *counted) if row.state != "left" and not row.drains
+            for row in (self.me, *others) if row.state != "left" and not row.drains
         ]
 
     @property
-    def size(self) -> int:
-        """Members that are reachable, this node among them."""
-        return len(self._reachable) + 1
+    def refused(self) -> int:
+        """Rows refused because the table is full."""
+        return self._table.refused
 
     def probe_interval_s(self) -> float:
-        """How long to wait before the next probe: longer when this node is slow, short when it has to refute.
-        """
+        """How long to wait before the next probe: longer when this node is slow, short when it has to refute."""
         if self._burst:
             return self.timing.burst_interval_s
         return self.timing.probe_interval_s * self._health.multiplier
@@ -199,60 +130,50 @@ class Membership:
     # --- probing ------------------------------------------------------------------------------------
 
     def next_probe(self, now: float) -> Member | None:
-        """Whom to ping: everyone once a round, in an order of chance (SWIM 4.3); now and then somebody dead.
-        """
+        """Whom to ping: everyone once a round, in an order of chance (SWIM 4.3); now and then somebody dead."""
         self._advance(now)
         self._burst = max(0, self._burst - 1)
-        id = self._pick_dead(now) or self._pick_reachable()
-        if id is None:
-            return None
-        self._probing.add(id)
-        return self._entries[id].row
+        target = self._pick_dead(now) or self._pick_reachable()
+        if target:
+            self._probing.add(target.id)
+        return target
 
-    def _pick_dead(self, now: float) -> str | None:
+    def _pick_dead(self, now: float) -> Member | None:
         if now < self._next_revival:
             return None
         self._next_revival = now + self.timing.revive_interval_s * (0.5 + self._chance.random())
-        dead = [id for id, entry in self._entries.items() if entry.row.state == "dead"]
+        dead = self._table.in_state("dead")
         return self._chance.sample(dead, k=1)[0] if dead else None
 
-    def _pick_reachable(self) -> str | None:
+    def _pick_reachable(self) -> Member | None:
         while self._round:
             id = self._round.pop()
-            if id in self._reachable:
-                return id
-        self._round = sorted(self._reachable)
+            if id in self._table.reachable:
+                return self._table.get(id)
+        self._round = sorted(self._table.reachable)
         self._chance.shuffle(self._round)
-        return self._round.pop() if self._round else None
+        return self._table.get(self._round.pop()) if self._round else None
 
     def probe_ok(self, now: float, id: str, rtt_s: float) -> None:
         """It answered in time."""
         self._advance(now)
         self._probing.discard(id)
         self._health.better()
-        entry = self._entries.get(id)
-        if entry:
-            entry.last_seen = now
-            entry.rtt_s = rtt_s if entry.rtt_s is None else entry.rtt_s + (rtt_s - entry.rtt_s) / 8
+        self._table.saw(now, id, rtt_s)
 
     def probe_failed(self, now: float, id: str) -> list[Member]:
-        """It did not answer: who may try for us. Follow with `indirect_ok` or `indirect_failed`, helpers or
-        none.
-        """
+        """It did not answer: who may try for us. Follow with `indirect_ok` or `indirect_failed`, helpers or none."""
         self._advance(now)
-        if id not in self._probing or id not in self._reachable:
+        if id not in self._probing or id not in self._table.reachable:
             return []
-        alive = (other for other in self._reachable if self._entries[other].row.state == "alive")
-        helpers = sorted(other for other in alive if other != id)
-        chosen = self._chance.sample(helpers, k=min(self.timing.helpers, len(helpers)))
-        return [self._entries[helper].row for helper in chosen]
+        helpers = sorted(row for row in self._table.in_state("alive") if row.id != id)
+        return self._chance.sample(helpers, k=min(self.timing.helpers, len(helpers)))
 
     def indirect_ok(self, now: float, id: str) -> None:
         """A helper reached it."""
         self._advance(now)
         self._probing.discard(id)
-        if id in self._entries:
-            self._entries[id].last_seen = now
+        self._table.saw(now, id)
 
     def indirect_failed(self, now: float, id: str, silent_helpers: int = 0) -> list[Change]:
         """No helper reached it: it is suspect. Helpers that did not even say so speak against ourselves."""
@@ -262,84 +183,52 @@ class Membership:
         self._probing.discard(id)
         if silent_helpers:
             self._health.worse()
-        entry = self._entries.get(id)
-        if entry is None or not entry.row.is_reachable:
+        row = self._table.get(id)
+        if row is None or not row.is_reachable:
             return []
-        change = self._take(now, entry.row._replace(state="suspect", accuser=self.me.id), self.me.id)
-        return [change] if change else []
+        return self._take(now, row._replace(state="suspect", accuser=self.me.id), self.me.id)
 
     # --- news ---------------------------------------------------------------------------------------
 
     def merge(self, now: float, rows: Iterable[Member], source_id: str) -> list[Change]:
-        """Take the rows of a message, the sender's own among them, or those kept on disk (empty source: no
-        news).
-        """
+        """Take the rows of a message, the sender's own among them, or those kept on disk (empty source: no news)."""
         self._advance(now)
         changes = []
         for row in rows:
             if row.id == self.me.id:
                 self._hear_of_myself(row)
-                continue
-            change = self._take(now, row, source_id)
-            if change:
-                changes.append(change)
-        if source_id in self._entries:
-            self._entries[source_id].last_seen = now
+            else:
+                changes += self._take(now, row, source_id)
+        self._table.saw(now, source_id)
         return changes
 
-    def _take(self, now: float, row: Member, source_id: str) -> Change | None:
-        entry = self._entries.get(row.id)
-        if entry is None:
-            if len(self._entries) + 1 >= self.timing.max_members:
-                self.refused += 1
-                return None
-            entry = self._entries[row.id] = _Entry(row, now)
-            return self._adopt(now, entry, row, source_id, "")
-        if row.precedence > entry.row.precedence:
-            return self._adopt(now, entry, row, source_id, entry.row.state)
-        if row.precedence == entry.row.precedence:
-            self._note_same(entry, row, source_id)
-        return None
-
-    def _note_same(self, entry: _Entry, row: Member, source_id: str) -> None:
-        if entry.suspicion and entry.suspicion.confirm(row.accuser or source_id):
-            self._news.add(row)
-        if source_id == row.id:
-            entry.row = entry.row._replace(used_bytes=row.used_bytes, free_bytes=row.free_bytes)
-
-    def _adopt(self, now: float, entry: _Entry, row: Member, source_id: str, old: str) -> Change:
-        entry.row = row
-        if row.state != old:
-            entry.state_since = now - (row.dead_s if row.state == "dead" else 0)
-        entry.suspicion = self._suspicion(now, row.accuser or source_id) if row.state == "suspect" else None
-        (self._reachable.add if row.is_reachable else self._reachable.discard)(row.id)
-        (self._timed.add if row.state in ("suspect", "left") else self._timed.discard)(row.id)
-        self._schedule(row, old, source_id)
-        if old == "dead" and source_id == row.id and row.id not in self._sync_soon:
-            self._sync_soon.append(row.id)
+    def _take(self, now: float, row: Member, source_id: str) -> list[Change]:
+        change = self._table.take(now, row, source_id)
+        if change is None:
+            if self._table.confirm(row, source_id):
+                self._news.add(row)
+            if source_id == row.id:
+                self._table.note_space(row)
+            return []
+        self._schedule(change, source_id)
         if source_id:
             self._news.replace(row)
-        return Change(row, old, row.state)
+        return [change]
 
-    def _schedule(self, row: Member, old: str, source_id: str) -> None:
-        """Probe a new member somewhere in this round, and a new suspect next of all: so it hears of it at
-        once.
+    def _schedule(self, change: Change, source_id: str) -> None:
+        """Probe a new member somewhere in this round, and a new suspect next of all: so it hears of it at once.
 
-        That brings its refutation, or confirms the suspicion. In a large cluster only a few of those who hear
-        of it do so, by lot, or all would fall upon the suspect.
+        That brings its refutation, or confirms the suspicion. In a large cluster only a few of those who hear of it
+        do so, by lot, or all would fall upon the suspect.
         """
-        if row.state == "suspect":
-            if source_id == self.me.id or self._chance.random() * self.size < HASTY_PROBES:
-                self._round.append(row.id)
-        elif not old and self._round and row.is_reachable:
-            self._round.insert(int(self._chance.random() * (len(self._round) + 1)), row.id)
-
-    def _suspicion(self, now: float, accuser: str) -> Suspicion:
-        # The first accuser and the suspect itself cannot confirm.
-        possible = max(0, self.size - 2)
-        min_s = self.timing.suspicion_min_s * max(1.0, math.log10(self.size))
-        max_s = min_s * self.timing.suspicion_max_factor
-        return Suspicion(now, accuser, min(self.timing.confirmations, possible), min_s, max_s)
+        id = change.member.id
+        if change.new == "suspect":
+            if source_id == self.me.id or self._chance.random() * self._table.size < HASTY_PROBES:
+                self._round.append(id)
+        elif not change.old and self._round and change.member.is_reachable:
+            self._round.insert(int(self._chance.random() * (len(self._round) + 1)), id)
+        if change.old == "dead" and source_id == id and id not in self._sync_soon:
+            self._sync_soon.append(id)
 
     def _hear_of_myself(self, row: Member) -> None:
         if self.me.state == "left" or row.precedence <= self.me.precedence:
@@ -349,77 +238,57 @@ class Membership:
         else:
             self.refutations += 1
             self._health.worse()
-        self._raise(max(row.incarnation, self.me.incarnation))
+        self._raise(row.incarnation)
 
     def _raise(self, above: int, **fields: Any) -> None:
         self.me = self.me._replace(incarnation=min(above + 1, MAX_INCARNATION), **fields)
         self._burst = self._times()
 
     def _times(self) -> int:
-        return self.timing.retransmit * math.ceil(math.log10(self.size + 1))
+        return self.timing.retransmit * math.ceil(math.log10(self._table.size + 1))
 
     def updates(self, limit: int, to_id: str) -> list[Member]:
-        """Rows to send along to a member. What is held against the receiver comes first (Lifeguard's buddy).
-        """
-        entry = self._entries.get(to_id)
-        accusation = [self._dated(entry)] if entry and entry.row.state != "alive" else []
-        is_heard = entry is None or entry.row.is_reachable
+        """Rows to send along to a member. What is held against the receiver comes first (Lifeguard's buddy)."""
+        receiver = self._table.get(to_id)
+        accusation = [receiver] if receiver and receiver.state != "alive" else []
+        is_heard = receiver is None or receiver.is_reachable
         skip = to_id if accusation else ""
         news = self._news.take(limit - len(accusation), self._times(), is_heard, skip)
-        return accusation + [row._replace(dead_s=self._dead_s(row)) for row in news]
-
-    def _dated(self, entry: _Entry) -> Member:
-        return entry.row._replace(dead_s=self._dead_s(entry.row))
-
-    def _dead_s(self, row: Member) -> int:
-        entry = self._entries.get(row.id)
-        if entry is None or row.state != "dead" or self._now is None:
-            return 0
-        return max(0, int(self._now - entry.state_since))
+        return [self._table.dated(row, self._now) for row in accusation + news]
 
     def next_sync(self, now: float) -> Member | None:
         """With whom to exchange the whole table now; None while it is not time."""
         self._advance(now)
         while self._sync_soon:
             id = self._sync_soon.pop()
-            if id in self._reachable:
-                return self._entries[id].row
-        if now < self._next_sync or not self._reachable:
+            if id in self._table.reachable:
+                return self._table.get(id)
+        if now < self._next_sync or not self._table.reachable:
             return None
         is_first = self._next_sync == -math.inf
         self._next_sync = now + self.timing.sync_interval_s * (0.5 + self._chance.random())
-        return None if is_first else self._entries[self._chance.sample(sorted(self._reachable), k=1)[0]].row
+        return None if is_first else self._table.get(self._chance.sample(sorted(self._table.reachable), k=1)[0])
 
     # --- time ---------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Change]:
         """Let timers expire: suspects die, rows of those that left go."""
         self._advance(now)
-        changes = []
-        for id in sorted(self._timed):
-            entry = self._entries[id]
-            if entry.suspicion and now >= entry.suspicion.deadline:
-                dead = entry.row._replace(state="dead", accuser="", dead_s=0)
-                changes.append(self._adopt(now, entry, dead, self.me.id, "suspect"))
-            elif entry.row.state == "left" and now - entry.state_since > self.timing.forget_after_s:
-                del self._entries[id]
-                self._timed.discard(id)
-                self._news.drop(id)
+        changes = self._table.expire(now)
+        for change in changes:
+            self._news.replace(change.member)
         return changes
 
     def _advance(self, now: float) -> None:
         """Notice that we stood still: what did not come in that time proves nothing against the others."""
-        gap = 0.0 if self._now is None else now - self._now
-        self._now = now if self._now is None else max(now, self._now)
-        if gap <= self.timing.stall_s:
+        gap = now - self._now
+        self._now = max(now, self._now)
+        if not self.timing.stall_s < gap < math.inf:
             return
         self.stalls += 1
         self._health.worse()
         self._probing.clear()
-        for id in self._timed:
-            suspicion = self._entries[id].suspicion
-            if suspicion:
-                suspicion.delay(gap)
+        self._table.delay(gap)
 
     # --- this node, and the operator ----------------------------------------------------------------
 
@@ -445,11 +314,9 @@ class Membership:
         Refused.
         """
         self._advance(now)
-        entry = self._entries.get(id)
-        if entry is None or entry.row.state == "left":
+        row = self._table.get(id)
+        if row is None or row.state == "left":
             raise errors.NotFound(f"no member has the id {id}; `p2pfs-cli peers` lists them")
-        if entry.row.state != "dead":
-            raise errors.Refused(
-                f"{entry.row.name} is {entry.row.state}: only a dead member can be forgotten; stop it first"
-            )
-        return self._adopt(now, entry, entry.row._replace(state="left"), self.me.id, "dead")
+        if row.state != "dead":
+            raise errors.Refused(f"{row.name} is {row.state}: only a dead member can be forgotten; stop it first")
+        return self._take(now, row._replace(state="left"), self.me.id)[0]

@@ -36,10 +36,6 @@ class News:
         """Tell this row too: one more accuser."""
         self._items.setdefault(row.id, {})[row.accuser] = _Item(0, next(self._ages), row)
 
-    def drop(self, id: str) -> None:
-        """Nothing more to tell of that member."""
-        self._items.pop(id, None)
-
     def take(self, limit: int, times: int, is_heard: bool, skip: str) -> list[Member]:
         """The rows to tell now; each is counted, when somebody hears it, and dropped when it was told
         `times`.

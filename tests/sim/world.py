@@ -204,7 +204,9 @@ class World:
         self, caller: Node, callee: Node, handle: Callable[[], Reply], timeout_s: float,
         done: Callable[[Reply | None], None],
     ) -> None:
-        """Request and answer; `done` is called once. A dead process refuses at once, a dead host is silent.
+        """Request and answer; `done` is called once, and an answer after its time is lost.
+
+        A dead process refuses at once, a dead host is silent.
         """
         is_over: list[bool] = []
 
@@ -212,8 +214,6 @@ class World:
             if not is_over:
                 is_over.append(True)
                 done(reply)
-            elif reply:
-                caller.merge([reply[0], *reply[1]], reply[0].id)
 
         def respond(reply: Reply) -> None:
             self.deliver(callee, caller, lambda: finish(reply))

@@ -134,6 +134,15 @@ def test_a_new_member_is_probed_in_this_round() -> None:
     assert "new" in {target.id for target in (membership.next_probe(0.0) for _ in range(10)) if target}
 
 
+def test_a_new_suspect_is_probed_next_so_that_it_hears_of_it() -> None:
+    membership = table(*(row(f"n{number}") for number in range(7)))
+    membership.next_probe(0.0)
+    membership.merge(0.0, [row("n3", "suspect")], "n1")
+    target = membership.next_probe(0.0)
+    assert target is not None
+    assert target.id == "n3"
+
+
 def test_helpers_are_alive_and_others() -> None:
     membership = table(row("a"), row("b"), row("c"), row("s", "suspect"), row("d", "dead"))
     while (target := membership.next_probe(0.0)) is None or target.id != "a":
@@ -214,6 +223,12 @@ def test_news_are_told_a_bounded_number_of_times() -> None:
     membership.merge(0.0, [row("c")], "a")
     told = sum(len(membership.updates(10, "b")) for _ in range(100))
     assert told == Timing().retransmit
+
+
+def test_the_newest_news_are_told_first() -> None:
+    membership = table(row("a"))
+    membership.merge(0.0, [row(f"n{number}") for number in range(10)], "a")
+    assert [one.id for one in membership.updates(2, "a")] == ["n9", "n8"]
 
 
 def test_who_cannot_hear_does_not_use_up_news() -> None:
