@@ -1,0 +1,103 @@
+"""Requests to the node as Python calls: a connection, a deadline, and answers as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any, Generic, TypeVar
+
+from p2pfs.client.answers import Explanation, Placement, parse
+from p2pfs.client.deadline import Deadline
+from p2pfs.client.pool import Pool
+from p2pfs.core import wire
+
+Row = TypeVar("Row")
+End = TypeVar("End")
+
+
+class Answers(Iterator[Row], Generic[Row, End]):
+    """A streaming answer: iterate over what comes; `end` is what the node says last.
+
+    Nothing is asked before the first item is. One that is dropped in the middle costs its connection, no more.
+    """
+
+    def __init__(self, source: Generator[Row, None, End]) -> None:
+        self._source = source
+        self._end: list[End] = []
+
+    def __next__(self) -> Row:
+        try:
+            return next(self._source)
+        except StopIteration as stop:
+            if not self._end:
+                self._end.append(stop.value)
+            raise StopIteration from None
+
+    @property
+    def end(self) -> End:
+        """The node's last word; what is still to come before it is skipped. Raises P2pfsError."""
+        for _ in self:
+            pass
+        return self._end[0]
+
+    def close(self) -> None:
+        """Read no further."""
+        self._source.close()
+
+
+class Calls:
+    """What the client asks of its node."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def object(self, deadline: Deadline, verb: str, *args: Any) -> dict[str, Any]:
+        """The JSON object that a verb without parts answers with."""
+        with self.pool.connection(deadline) as connection:
+            return wire.parse_json(connection.request(verb, *args), dict)
+
+    def stream(self, deadline: Deadline, verb: str, *args: Any, fds: tuple[int, ...] = ()) -> Answers[bytes, bytes]:
+        """The parts of a streaming verb as they come, then its last word."""
+        def source() -> Generator[bytes, None, bytes]:
+            with self.pool.connection(deadline) as connection:
+                stream = connection.stream(verb, *args, fds=fds)
+                for part in stream:
+                    deadline.wait_s()
+                    yield part
+                return stream.result
+
+        return Answers(source())
+
+    def parts(
+        self, deadline: Deadline, shape: type[End], verb: str, *args: Any, fds: tuple[int, ...] = ()
+    ) -> Answers[bytes, End]:
+        """The parts of a streaming verb, then its last word as a tuple of `answers`."""
+        def source() -> Generator[bytes, None, End]:
+            parts = self.stream(deadline, verb, *args, fds=fds)
+            yield from parts
+            return parse_line(shape, parts.end)
+
+        return Answers(source())
+
+    def rows(self, deadline: Deadline, shape: type[Row], verb: str, *args: Any) -> Answers[Row, bytes]:
+        """The JSON lines of a streaming verb as tuples of `answers`, then its last word."""
+        def source() -> Generator[Row, None, bytes]:
+            parts = self.stream(deadline, verb, *args)
+            for part in parts:
+                yield from (parse_line(shape, line) for line in part.splitlines())
+            return parts.end
+
+        return Answers(source())
+
+    def explain(self, deadline: Deadline, ref: str) -> Answers[Placement, Explanation]:
+        """EXPLAIN: a row a block, then what they add up to."""
+        def source() -> Generator[Placement, None, Explanation]:
+            rows = self.rows(deadline, Placement, "EXPLAIN", ref)
+            yield from rows
+            return parse_line(Explanation, rows.end)
+
+        return Answers(source())
+
+
+def parse_line(shape: type[Row], line: bytes) -> Row:
+    """One JSON line as a tuple of `answers`. Raises ProtocolError."""
+    return parse(shape, wire.parse_json(line, dict))

@@ -1,0 +1,195 @@
+"""The blocking client: what the command line does, for anyone's Python program."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from p2pfs import errors
+from p2pfs.client.answers import (
+    Entry,
+    Explanation,
+    Imported,
+    Peer,
+    PinRow,
+    Placement,
+    Progress,
+    ReadEnd,
+    Removed,
+    Stat,
+    Stored,
+    Unpinned,
+    parse,
+)
+from p2pfs.client.calls import Answers, Calls
+from p2pfs.client.deadline import Deadline
+from p2pfs.client.pool import Pool, default_address
+from p2pfs.core.cid import CID
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Ref = str | CID
+OnProgress = Callable[[Progress], None]
+BUFFER_BYTES = 128 * 1024
+
+
+class Client:
+    """A p2pfs node, reached over its control socket or by HOST:PORT.
+
+    Every method raises children of `p2pfs.errors.P2pfsError` only. A REF is a CID (object or text), CID/path, a pin's
+    name, `sha256:HEX` or `ipfs://CID`. Safe to use from several threads; importing it loads neither gevent nor ssl.
+
+        with Client() as client:
+            stored = client.store("model.bin")
+            with client.open(stored.cid) as file:
+                header = file.read(4096)
+    """
+
+    def __init__(
+        self, address: str | None = None, *, tls_dir: str | os.PathLike[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """`address`: path of a control socket or HOST:PORT (with `tls_dir`); by default $P2PFS_NODE, else the default
+        data directory's socket. `timeout_s` limits each operation as a whole; without it one may last as long as it
+        advances, and ends after 60 s of silence. Nothing is connected yet.
+        """
+        self.timeout_s = timeout_s
+        self._calls = Calls(Pool(address or default_address(), os.fspath(tls_dir) if tls_dir is not None else None))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._calls.pool.close()
+
+    @property
+    def address(self) -> str:
+        """Where the node is."""
+        return self._calls.pool.address
+
+    # --- keep ----------------------------------------------------------------------------------------
+
+    def store(
+        self, source: str | os.PathLike[str] | IO[bytes], *, name: str | None = None, replicas: int | None = None,
+        chunker: str | None = None, hash: str | None = None, dry_run: bool = False,
+        progress: OnProgress | None = None,
+    ) -> Stored:
+        """Keep a file, a directory with all below it, or what a binary file object still gives, and pin it.
+
+        Returns once every block and the pin are durable on as many nodes as the cluster's write_quorum. `name` is the
+        path's last part by default. A file object without a descriptor has to give something at least once a minute.
+        With `dry_run` the receipt says what would be new.
+        Raises NotFound, Refused (special file, file that changes meanwhile), NoSpace, TooFewNodes and others.
+        """
+        from p2pfs.client import sending
+
+        options = {
+            "name": name, "replicas": replicas, "chunker": chunker, "hash": hash, "dry_run": dry_run or None,
+        }
+        return sending.store(self._calls, source, options, self._deadline(), progress)
+
+    def import_car(
+        self, file: str | os.PathLike[str] | IO[bytes], *, name: str | None = None, replicas: int | None = None,
+        progress: OnProgress | None = None,
+    ) -> Imported:
+        """Take in the blocks of a CARv1 and pin its roots. Raises Malformed, Corrupt and what `store` raises."""
+        from p2pfs.client import sending
+
+        return sending.import_car(self._calls, file, {"name": name, "replicas": replicas}, self._deadline(), progress)
+
+    def remove(self, ref: Ref) -> list[Removed]:
+        """Remove the pin of a name, or all pins of a CID. Raises NotFound."""
+        return parse(Unpinned, self._calls.object(self._deadline(), "UNPIN", str(ref))).removed
+
+    # --- read ----------------------------------------------------------------------------------------
+
+    def get(
+        self, ref: Ref, path: str | os.PathLike[str] | None = None, *, force: bool = False,
+        progress: OnProgress | None = None,
+    ) -> Path:
+        """Fetch a file or directory, verified; returns where it is now.
+
+        It appears under its name complete or not at all. An interrupted get leaves a hidden part beside it, and the
+        next one continues from that. `path`: the new name, or an existing folder to put it into; by default the
+        current folder. Raises Refused when the target exists (`force` overwrites a file), before anything is fetched.
+        """
+        from pathlib import Path
+
+        from p2pfs.client import getting
+
+        return Path(getting.get(self._calls, str(ref), None if path is None else os.fspath(path), force,
+                                self._deadline(), progress))
+
+    def open(self, ref: Ref) -> io.BufferedReader:
+        """A stored file as a seekable binary file object; only the ranges that are read are fetched.
+
+        A name is resolved once: what it means later does not matter to an open file.
+        """
+        from p2pfs.client.remote_file import RemoteFile
+
+        found = self._calls.parts(self._deadline(), ReadEnd, "READ", str(ref), 0, 0).end
+        raw = RemoteFile(found.cid, found.size, lambda offset, length: self.read(found.cid, offset, length))
+        return io.BufferedReader(raw, BUFFER_BYTES)
+
+    def read(self, ref: Ref, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes of a file from `offset` on, `length` of them or all, in pieces of at most 1 MiB, verified.
+
+        Nothing is asked before the first piece is. A reader who stops early costs a connection, no more.
+        """
+        parts = self._calls.parts(self._deadline(), ReadEnd, "READ", str(ref), offset, length)
+        sent = 0
+        for part in parts:
+            sent += len(part)
+            yield part
+        if sent != parts.end.sent:
+            raise errors.ProtocolError(f"{ref}: the node says that it sent {parts.end.sent} bytes, {sent} came")
+
+    def export_car(
+        self, ref: Ref, file: str | os.PathLike[str] | IO[bytes], *, progress: OnProgress | None = None
+    ) -> int:
+        """Write a REF and all below it as a CARv1 to a path or a binary file object; returns the number of blocks.
+
+        A path appears complete or not at all, and replaces a file that is there.
+        """
+        from p2pfs.client import exporting
+
+        return exporting.export_car(self._calls, str(ref), file, self._deadline(), progress)
+
+    # --- look ----------------------------------------------------------------------------------------
+
+    def ls(self, ref: Ref) -> Answers[Entry, bytes]:
+        """The entries of a directory, as they come. Raises UsageError when it is none."""
+        return self._calls.rows(self._deadline(), Entry, "LIST", str(ref))
+
+    def pins(self) -> Answers[PinRow, bytes]:
+        """All pins, newest first, as they come."""
+        return self._calls.rows(self._deadline(), PinRow, "PINS")
+
+    def stat(self, ref: Ref) -> Stat:
+        """Figures of a root, or of something inside it."""
+        return parse(Stat, self._calls.object(self._deadline(), "STAT", str(ref)))
+
+    def explain(self, ref: Ref) -> Answers[Placement, Explanation]:
+        """Where each block should be and is: iterate over the placements; `.end` is what they add up to."""
+        return self._calls.explain(self._deadline(), str(ref))
+
+    def peers(self) -> list[Peer]:
+        """Every member of the cluster, this node among them."""
+        return list(self._calls.rows(self._deadline(), Peer, "PEERS"))
+
+    def status(self) -> dict[str, Any]:
+        """Health of node and cluster as docs/OPERATIONS.md explains it.
+
+        `verdict` is `healthy`, `degraded`, `at-risk` or `lost`.
+        """
+        return self._calls.object(self._deadline(), "STATUS")
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self.timeout_s)

@@ -1,0 +1,201 @@
+"""`get` of a directory: listed by one thread, its files fetched by a few, all renamed into place at the end.
+
+The part folder is ours alone (mode 0700), so nobody else puts anything in the way while it fills; what the directory's
+own author may have put in the way is refused by TreeWriter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from p2pfs import errors
+from p2pfs.client import files
+from p2pfs.client.answers import Entry, Progress, Stat, parse
+from p2pfs.client.calls import Calls, parse_line
+from p2pfs.client.deadline import Deadline
+from p2pfs.client.getting import fetch_into, link_text
+from p2pfs.core.cid import CID
+from p2pfs.tree import TreeWriter
+
+AT_ONCE = 4
+"""Files fetched at the same time, each over a connection of its own."""
+WAITING = 64
+"""Open files that wait for their turn, at most."""
+SPOOL_BYTES = 256 * 1024
+"""A listing up to this size is kept in memory, a longer one in a file; there is one for each level of folders."""
+JOIN_S = 5.0
+TREE = "tree"
+
+OnProgress = Callable[[Progress], None]
+
+
+def get_directory(
+    calls: Calls, found: Stat, target: str, deadline: Deadline, progress: OnProgress | None
+) -> None:
+    """Fetch a directory with all below it. What is there from an earlier try is verified and kept."""
+    part = files.part_path(target, str(found.cid))
+    with part_folder(part):
+        tree = os.path.join(part, TREE)
+        FolderGet(calls, deadline, progress, found.bytes).run(found.cid, tree)
+        files.publish(tree, target, force=False)
+
+
+@contextlib.contextmanager
+def part_folder(path: str) -> Iterator[None]:
+    """A folder that only we can enter, locked. It stays for the next try unless nothing was put into it.
+
+    Raises Refused when it is somebody else's, or in use.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise errors.Refused(f"{path} is in the way and no folder; remove it") from None
+        raise
+    try:
+        files.lock(fd, path)
+        what = os.fstat(fd)
+        if what.st_uid != os.geteuid() or stat.S_IMODE(what.st_mode) & 0o077:
+            raise errors.Refused(f"{path} is in the way: not a private folder of yours; remove it")
+        yield
+    finally:
+        for empty in (os.path.join(path, TREE), path):
+            with contextlib.suppress(OSError):
+                os.rmdir(empty)
+        os.close(fd)
+
+
+class Job(NamedTuple):
+    """A file that is still to be fetched."""
+
+    fd: int
+    cid: CID
+
+
+class FolderGet:
+    """One directory on its way: the caller's thread lists and makes, a few others fetch."""
+
+    def __init__(self, calls: Calls, deadline: Deadline, progress: OnProgress | None, about_bytes: int) -> None:
+        self._calls = calls
+        self._deadline = deadline
+        self._progress = progress
+        self._about_bytes = about_bytes
+        self._jobs: queue.Queue[Job | None] = queue.Queue(WAITING)
+        self._guard = threading.Lock()
+        self._done_bytes = 0
+        self._error: BaseException | None = None
+
+    def run(self, root: CID, path: str) -> None:
+        """Put the directory's content under a path, durably. Raises the first error that anything met."""
+        threads = [threading.Thread(target=self._work, name=f"get-{i}", daemon=True) for i in range(AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        try:
+            with TreeWriter(path) as writer:
+                self._make(writer, root, path)
+            for _ in threads:
+                self._put(None)
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.1)
+                    self._check()
+            self._check()
+        except BaseException as error:
+            self._error = self._error or error
+            self._abandon()
+            for thread in threads:
+                thread.join(JOIN_S)
+            raise
+
+    def _check(self) -> None:
+        self._deadline.wait_s()
+        if self._error is not None:
+            raise self._error
+
+    # --- listing -------------------------------------------------------------------------------------
+
+    def _make(self, writer: TreeWriter, cid: CID, path: str) -> None:
+        """Make what a directory holds, and put its files into the queue."""
+        for entry in self._entries(cid):
+            name = os.fsencode(entry.name)
+            if entry.type == "directory":
+                writer.enter(name)
+                self._make(writer, entry.cid, os.path.join(path, entry.name))
+                writer.leave()
+            elif entry.type == "symlink":
+                found = parse(Stat, self._calls.object(self._deadline, "STAT", str(entry.cid)))
+                writer.symlink(name, os.fsencode(link_text(found)))
+            else:
+                self._put(Job(writer.open_file(name), entry.cid))
+        files.sync_folder(path)
+
+    def _entries(self, cid: CID) -> Iterator[Entry]:
+        # The listing is taken at once: the node would not wait while the files of a long one are fetched.
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as listing:
+            for part in self._calls.stream(self._deadline, "LIST", str(cid)):
+                listing.write(part)
+            listing.seek(0)
+            for line in listing:
+                yield parse_line(Entry, line)
+
+    def _put(self, job: Job | None) -> None:
+        while True:
+            self._check()
+            with contextlib.suppress(queue.Full):
+                return self._jobs.put(job, timeout=1.0)
+
+    # --- fetching ------------------------------------------------------------------------------------
+
+    def _abandon(self) -> None:
+        """Forget what waits, and wake whoever waits for more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if job := self._jobs.get_nowait():
+                    os.close(job.fd)
+        for _ in range(AT_ONCE):
+            self._jobs.put_nowait(None)
+
+    def _work(self) -> None:
+        while self._error is None:
+            try:
+                job = self._jobs.get()
+                if job is None:
+                    return
+                self._fetch(job)
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                self._error = self._error or error
+
+    def _fetch(self, job: Job) -> None:
+        last = 0
+
+        def advanced(progress: Progress) -> None:
+            nonlocal last
+            if self._error is not None:
+                raise errors.Interrupted("another file of the directory failed")
+            self._advance(progress.bytes - last)
+            last = progress.bytes
+
+        try:
+            with files.local_errors():
+                fetch_into(self._calls, job.fd, job.cid, self._deadline, advanced)
+                os.fsync(job.fd)
+                self._advance(os.fstat(job.fd).st_size - last)
+        finally:
+            os.close(job.fd)
+
+    def _advance(self, count: int) -> None:
+        with self._guard:
+            self._done_bytes += count
+            if self._progress is not None:
+                # Equal blocks count once in what STAT says, but are written each time.
+                self._progress(Progress(self._done_bytes, max(self._about_bytes, self._done_bytes)))

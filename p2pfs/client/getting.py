@@ -1,0 +1,116 @@
+"""`get`: a stored file, directory or link under a name on this machine, complete or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from p2pfs import errors
+from p2pfs.client import files
+from p2pfs.client.answers import FetchEnd, Progress, ReadEnd, Stat, parse
+from p2pfs.client.calls import Calls
+from p2pfs.client.deadline import Deadline
+from p2pfs.core import wire
+from p2pfs.core.cid import CID
+
+OnProgress = Callable[[Progress], None]
+
+
+def get(
+    calls: Calls, ref: str, path: str | None, force: bool, deadline: Deadline, progress: OnProgress | None
+) -> str:
+    """Fetch what a REF stands for; the path where it is now."""
+    found = parse(Stat, calls.object(deadline, "STAT", ref))
+    target = choose_target(ref, found, path)
+    with files.local_errors():
+        files.check_target(target, found.type, force)
+        if found.type == "directory":
+            # Loaded on demand: threads and queues are for directories only.
+            from p2pfs.client.folder import get_directory
+
+            get_directory(calls, found, target, deadline, progress)
+        elif found.type == "symlink":
+            get_symlink(found, target, force)
+        else:
+            get_file(calls, found.cid, target, force, deadline, progress)
+    return target
+
+
+def choose_target(ref: str, found: Stat, path: str | None) -> str:
+    """The path that was wanted; inside it when it is a folder; without one the name of what is fetched, right here."""
+    if path is None:
+        return files.name_for(ref, found.cid, found.pins)
+    if not path:
+        raise errors.UsageError("an empty path to put it; leave it out for the current folder")
+    if os.path.isdir(path) or path.endswith("/"):
+        return os.path.join(path, files.name_for(ref, found.cid, found.pins))
+    return path
+
+
+def get_file(
+    calls: Calls, cid: CID, target: str, force: bool, deadline: Deadline, progress: OnProgress | None
+) -> None:
+    """Fetch a file into its part, then give it its name."""
+    part = files.part_path(target, str(cid))
+    with files.part_file(part) as fd:
+        fetch_into(calls, fd, cid, deadline, progress)
+        os.fsync(fd)
+        files.publish(part, target, force)
+
+
+def fetch_into(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: OnProgress | None) -> None:
+    """Make a descriptor's file equal to a stored file. After a failure, calling again completes it."""
+    if calls.pool.is_local:
+        _fetch(calls, fd, cid, deadline, progress)
+    else:
+        _read(calls, fd, cid, deadline, progress)
+
+
+def _fetch(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: OnProgress | None) -> None:
+    """The node writes by itself, and keeps what is there and right."""
+    parts = calls.parts(deadline, FetchEnd, "FETCH", str(cid), fds=(fd,))
+    for part in parts:
+        row = wire.parse_json(part, dict)
+        if progress is not None:
+            progress(parse(Progress, row))
+    size = os.fstat(fd).st_size
+    if size != parts.end.size:
+        raise errors.Refused(f"{cid}: the file has {size} bytes now, not {parts.end.size}; somebody else writes to it")
+
+
+def _read(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: OnProgress | None) -> None:
+    """From a remote node the bytes come in line, from the start: here nobody could prove what is there already."""
+    os.ftruncate(fd, 0)
+    size = calls.parts(deadline, ReadEnd, "READ", str(cid), 0, 0).end.size
+    parts = calls.parts(deadline, ReadEnd, "READ", str(cid), 0, None)
+    done = 0
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            count = os.pwrite(fd, view, done)
+            view = view[count:]
+            done += count
+        if progress is not None:
+            progress(Progress(done, size))
+    if done != parts.end.size:
+        raise errors.ProtocolError(f"{cid}: {parts.end.size} bytes were announced, {done} came")
+
+
+def get_symlink(found: Stat, target: str, force: bool) -> None:
+    """Make a symbolic link under its name; it is never followed."""
+    part = files.part_path(target, str(found.cid))
+    if os.path.lexists(part):
+        os.unlink(part)
+    os.symlink(link_text(found), part)
+    try:
+        files.publish(part, target, force)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def link_text(found: Stat) -> str:
+    """Where a symbolic link points. Raises Malformed for what no link can hold."""
+    if not found.target or "\0" in found.target:
+        raise errors.Malformed(f"{found.cid}: a symbolic link to {found.target!r} cannot exist")
+    return found.target

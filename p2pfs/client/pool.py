@@ -1,0 +1,143 @@
+"""Where the node is, and the connections to it: a few, each used by one request at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from p2pfs import errors
+from p2pfs.client.deadline import Deadline
+from p2pfs.core import wire
+from p2pfs.net.connection import Connection, connect
+
+if TYPE_CHECKING:
+    import ssl
+
+CONNECT_S = 10.0
+IDLE_S = 240.0
+"""The node closes a connection after 300 s without a request; an older one is not used again."""
+MAX_IDLE = 4
+SOCKET_NAME = "control.sock"
+SYSTEM_SOCKET = "/var/lib/p2pfs/control.sock"
+
+
+def default_address() -> str:
+    """$P2PFS_NODE, else the control socket of the user's data directory, else that of the system's when it is there."""
+    given = os.environ.get("P2PFS_NODE")
+    if given:
+        return given
+    data_home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    own = os.path.join(data_home, "p2pfs", SOCKET_NAME)
+    if not os.path.exists(own) and os.path.exists(SYSTEM_SOCKET):
+        return SYSTEM_SOCKET
+    return own
+
+
+def is_socket_path(address: str) -> bool:
+    """True for the path of a control socket, False for HOST:PORT."""
+    if "/" in address:
+        return True
+    _, colon, port = address.rpartition(":")
+    return not (colon and port.isdigit())
+
+
+class Pool:
+    """Connections to one node, opened when needed. Safe to use from several threads."""
+
+    def __init__(self, address: str, tls_dir: str | None) -> None:
+        """Raises UsageError when HOST:PORT comes without a folder of certificates."""
+        self.address = address
+        self.is_local = is_socket_path(address)
+        self._tls_dir = tls_dir
+        self._context: ssl.SSLContext | None = None
+        if not self.is_local and tls_dir is None:
+            raise errors.UsageError(
+                f"{address}: a node by HOST:PORT is reached over TLS; name the certificates' folder with --tls-dir"
+            )
+        self._instance = os.urandom(8).hex()
+        self._idle: list[tuple[float, Connection]] = []
+        self._guard = threading.Lock()
+        self._is_closed = False
+
+    @contextlib.contextmanager
+    def connection(self, deadline: Deadline) -> Iterator[Connection]:
+        """A connection for one request. One that a failure left out of step is closed, others are used again."""
+        connection = self._take() or self._open(deadline)
+        try:
+            yield connection
+        except errors.P2pfsError as error:
+            if error.is_fatal or connection.is_broken:
+                connection.close()
+            else:
+                self._give(connection)
+            raise
+        except BaseException:
+            # Ctrl-C, or a caller who stopped reading in the middle: what is still to come is unknown.
+            connection.close()
+            raise
+        self._give(connection)
+
+    def _take(self) -> Connection | None:
+        while True:
+            with self._guard:
+                if self._is_closed:
+                    raise errors.UsageError("the client is closed")
+                if not self._idle:
+                    return None
+                since, connection = self._idle.pop()
+            if time.monotonic() - since < IDLE_S and not _has_something_to_say(connection):
+                return connection
+            connection.close()
+
+    def _give(self, connection: Connection) -> None:
+        if not connection.is_broken:
+            with self._guard:
+                if not self._is_closed and len(self._idle) < MAX_IDLE:
+                    self._idle.append((time.monotonic(), connection))
+                    return
+        connection.close()
+
+    def _open(self, deadline: Deadline) -> Connection:
+        try:
+            connection = connect(self.address, self._tls(), deadline.wait_s(CONNECT_S), None)
+        except errors.Unreachable as error:
+            raise errors.Unreachable(
+                f"no node answers at {self.address} ({error}); start one with `p2pfs-node -c conf/node.ini`, or say "
+                "where it is with --node or P2PFS_NODE"
+            ) from None
+        try:
+            connection.request("HELLO", wire.VERSION, "client", self._instance, int(time.time() * 1000))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._tls_dir is None or self.is_local:
+            return None
+        if self._context is None:
+            # Loaded on demand: `ssl` takes longer to import than a local command takes to run.
+            from p2pfs.net.tls import client_context_from_dir
+
+            self._context = client_context_from_dir(self._tls_dir)
+        return self._context
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when their request ends."""
+        with self._guard:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for _, connection in idle:
+            connection.close()
+
+
+def _has_something_to_say(connection: Connection) -> bool:
+    """True for an idle connection with bytes to read: that is its end, or nothing that we asked for."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
