@@ -1,0 +1,69 @@
+"""From the words of a command line to an exit code. Imports are lazy throughout: a short command starts quickly."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from docopt import DocoptExit, docopt
+
+from p2pfs import errors, version
+from p2pfs.cli import usage
+from p2pfs.cli.output import Output, silence_stdout
+from p2pfs.cli.verbs import VERBS, Call
+
+SIGPIPE_EXIT = 128 + signal.SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code, as `p2pfs-cli --help` lists them."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    output = Output(is_json="--json" in words, is_quiet=False)
+    try:
+        options = parse(words)
+        output = Output(options["--json"], options["--quiet"])
+        code = run(options, output)
+        sys.stdout.flush()
+        return code
+    except errors.P2pfsError as error:
+        output.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        interrupted = errors.Interrupted("interrupted")
+        output.error(interrupted)
+        return interrupted.exit_code
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has seen enough.
+        silence_stdout()
+        return SIGPIPE_EXIT
+    except OSError as error:
+        from p2pfs.client.files import local_error
+
+        failure = local_error(error)
+        output.error(failure)
+        return failure.exit_code
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """The options and arguments by their names in the usage text. Raises UsageError; exits for --help, --version."""
+    try:
+        return dict(docopt(usage.USAGE, words, version=f"p2pfs-cli {version.VERSION}"))
+    except DocoptExit:
+        raise errors.UsageError(usage.explain_misuse(words, list(VERBS))) from None
+
+
+def run(options: dict[str, Any], output: Output) -> int:
+    """Run the verb that was named."""
+    verb = next(name for name in VERBS if options[name])
+    call = Call(options, output)
+    try:
+        return VERBS[verb](call)
+    finally:
+        call.close()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

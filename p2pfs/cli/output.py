@@ -1,0 +1,125 @@
+"""What the commands show: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from p2pfs import errors
+
+if TYPE_CHECKING:
+    from p2pfs.client.answers import Progress
+
+PROGRESS_AFTER_S = 0.5
+"""What is over sooner shows no progress."""
+
+
+class Output:
+    """Where results, remarks, progress and errors of one command go, and in which form."""
+
+    def __init__(self, is_json: bool, is_quiet: bool) -> None:
+        self.is_json = is_json
+        self._is_quiet = is_quiet
+        self._is_terminal = sys.stdout.isatty()
+        self._is_watched = sys.stderr.isatty() and not is_quiet
+        for stream in (sys.stdout, sys.stderr):
+            # File names are bytes; those that are no text come out as they went in.
+            stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+
+    def result(self, row: dict[str, Any], text: str) -> None:
+        """One result: a JSON object or a line of text, out at once."""
+        line = json.dumps(row) if self.is_json else self.clean(text)
+        print(line, flush=True)
+
+    def rows(self, rows: Iterable[tuple[dict[str, Any], str]]) -> None:
+        """Many results, buffered."""
+        for row, text in rows:
+            print(json.dumps(row) if self.is_json else self.clean(text))
+
+    def table(self, titles: Sequence[str], rows: Iterable[tuple[dict[str, Any], Sequence[str]]]) -> None:
+        """Results in columns as wide as their widest cell; JSON lines with --json."""
+        rows = list(rows)
+        if self.is_json:
+            return self.rows((row, "") for row, _ in rows)
+        cells = [tuple(titles), *(tuple(texts) for _, texts in rows)]
+        widths = [max(len(line[column]) for line in cells) for column in range(len(titles))]
+        for line in cells:
+            texts = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            print(self.clean("  ".join(texts).rstrip()))
+        return None
+
+    def clean(self, text: str) -> str:
+        """A result as standard output may see it: a stored name cannot command a terminal, a pipe gets it as it is."""
+        return printable(text) if self._is_terminal else text
+
+    def remark(self, text: str) -> None:
+        """Something good to know, for a person who watches."""
+        if self._is_watched:
+            print(printable(text), file=sys.stderr)
+
+    def error(self, error: errors.P2pfsError) -> None:
+        """What went wrong: for people, and with --json for programs."""
+        print(f"p2pfs-cli: error: {printable(str(error))}", file=sys.stderr)
+        if self.is_json:
+            print(json.dumps({"error": error.token, "message": str(error)}), file=sys.stderr)
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[Progress], None] | None]:
+        """A callback that draws a bar with rate and time left; None when nobody watches."""
+        if not self._is_watched:
+            yield None
+            return
+        bar = Bar(label)
+        try:
+            yield bar.show
+        finally:
+            bar.close()
+
+
+class Bar:
+    """A progress bar that appears once the work turns out to be long."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._begin_s = time.monotonic()
+        self._bar: Any = None
+
+    def show(self, progress: Progress) -> None:
+        """Draw how far it is."""
+        if self._bar is None:
+            if time.monotonic() - self._begin_s < PROGRESS_AFTER_S:
+                return
+            from tqdm import tqdm
+
+            tqdm.monitor_interval = 0
+            # A serial console says that its size is 0 by 0, where tqdm shows nothing.
+            is_known = min(os.get_terminal_size(sys.stderr.fileno())) > 1
+            self._bar = tqdm(
+                desc=printable(self._label), unit="B", unit_scale=True, unit_divisor=1024, leave=False,
+                dynamic_ncols=is_known, ncols=None if is_known else 80, nrows=None if is_known else 20,
+                file=sys.stderr,
+            )
+            # It has been under way for longer than its bar: the first rate counts from the beginning too.
+            self._bar.start_t = self._bar.last_print_t = time.time() - (time.monotonic() - self._begin_s)
+        self._bar.total = progress.size
+        self._bar.update(progress.bytes - self._bar.n)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def printable(text: str) -> str:
+    """Text without anything that a terminal would obey."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+def silence_stdout() -> None:
+    """After the reader of our output went away: nothing that is still buffered may complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,108 @@
+"""The command line's one text: help for people, and the grammar that docopt parses by."""
+
+USAGE = """\
+p2pfs-cli: store files in a p2pfs cluster by their content, and get them back verified.
+
+Usage:
+  p2pfs-cli [options] store [--name=NAME] [--replicas=N] [--chunker=C] [--hash=H] [--dry-run] [--] PATH...
+  p2pfs-cli [options] get [--output=PATH] [--force] [--] REF
+  p2pfs-cli [options] cat [--offset=SIZE] [--length=SIZE] [--] REF
+  p2pfs-cli [options] ls [--] [REF]
+  p2pfs-cli [options] stat [--] REF
+  p2pfs-cli [options] explain [--] REF
+  p2pfs-cli [options] rm [--] REF
+  p2pfs-cli [options] id [--chunker=C] [--hash=H] [--] PATH...
+  p2pfs-cli [options] import [--name=NAME] [--replicas=N] [--] FILE
+  p2pfs-cli [options] export --output=PATH [--] REF
+  p2pfs-cli [options] peers
+  p2pfs-cli [options] status
+  p2pfs-cli (-h | --help)
+  p2pfs-cli --version
+
+Verbs:
+  store     keep files or directories, `-` for standard input; prints `CID  PATH`
+  get       fetch a whole file or directory, verified; it appears complete or not at all
+  cat       write a file, or a range of it, to standard output
+  ls        what is pinned, or the entries of a directory; prints `CID  SIZE  NAME`
+  stat      size, kind, number of blocks and pins of a REF
+  explain   where each block of a REF should be and is, and what would fix what is missing
+  rm        remove the pin of a REF; its blocks are collected later
+  id        the CID of a file or directory, without storing it and without a node
+  import    take in a CAR file (`-` for standard input) and pin its roots
+  export    write a REF as a CAR file
+  peers     every member of the cluster
+  status    health of node and cluster; exit code 0 only when healthy
+
+Options of all verbs:
+  --node=ADDR        the node: path of a control socket, or HOST:PORT with --tls-dir; without it
+                     $P2PFS_NODE, else control.sock in the default data directory
+  --tls-dir=DIR      folder with the client's cert.pem, key.pem and ca.pem, for HOST:PORT
+  --json             one JSON object per line on standard output; errors too, on standard error
+  -q --quiet         no progress and no remarks; results and errors only
+  --timeout=TIME     deadline of the whole command, 30s or 10m; without it a command may take
+                     as long as it advances, and ends after 60 s of silence
+  -h --help          this text
+  --version          the version
+
+Options of some verbs:
+  --name=NAME        the pin's name; without it the file's own. With several PATHs: not allowed
+  --replicas=N       copies to keep, instead of the cluster's setting
+  --chunker=C        fixed-1MiB, fixed-256KiB or fastcdc-1MiB: how a file is cut into blocks
+  --hash=H           sha2-256 or blake3: what blocks are named by
+  --dry-run          say what would be new, and store nothing
+  -o PATH --output=PATH  where to put it; `-` is standard output, an existing folder: into it
+  --force            overwrite an existing file
+  --offset=SIZE      first byte, 1048576 or 1MiB; without it 0
+  --length=SIZE      how many bytes; without it to the end
+
+REF, the name of something stored:
+  bafy...                   a CID                  bafy.../docs/a.txt   a path inside it
+  photos                    a pin's name           photos/2024/a.jpg    a path inside it
+  sha256:9f86d081...        the SHA-256 of a stored file, as sha256sum prints it
+  ipfs://bafy...            as other IPFS tools write it
+
+Exit codes:
+  0  done                            6  no space
+  1  a check found something wrong   7  cannot reach the node
+  2  usage                           8  too few nodes for the wanted durability
+  3  not found                       9  refused: an identity, a limit, an existing file
+  4  deadline passed               130  interrupted
+  5  data corrupt
+
+Examples:
+  p2pfs-cli store --name=photos ~/photos          keep a directory
+  tar c src | p2pfs-cli store --name=src.tar -    keep what a program writes
+  p2pfs-cli get photos -o /tmp/                   get it back as /tmp/photos
+  p2pfs-cli cat backup.img --offset=1GiB --length=4KiB | xxd
+  p2pfs-cli --json ls | jq -r .cid                for scripts
+  P2PFS_NODE=nas:4640 p2pfs-cli --tls-dir=~/.config/p2pfs/tls peers
+"""
+
+
+def synopsis(verb: str) -> str:
+    """The usage line of one verb."""
+    lines = (line.strip() for line in USAGE.splitlines() if line.startswith("  p2pfs-cli [options]"))
+    return next(line for line in lines if line.split()[2] == verb)
+
+
+def explain_misuse(argv: list[str], verbs: list[str]) -> str:
+    """Why these words cannot be parsed, and what can: docopt itself only says that they cannot."""
+    import difflib
+    import re
+
+    known = re.findall(r"--[a-z][a-z-]*", USAGE)
+    for word in argv:
+        name = word.partition("=")[0]
+        if name.startswith("--") and len(name) > 2 and not any(option.startswith(name) for option in known):
+            return f"unknown option {name}{_nearest(difflib.get_close_matches(name, known, 1))}; see p2pfs-cli --help"
+    words = [word for word in argv if not word.startswith("-")]
+    verb = next((word for word in words if word in verbs), None)
+    if verb is not None:
+        return f"usage: {synopsis(verb)}\n       see p2pfs-cli --help"
+    if not words:
+        return f"a verb is missing: {', '.join(verbs)}; see p2pfs-cli --help"
+    return f"{words[0]!r} is no verb{_nearest(difflib.get_close_matches(words[0], verbs, 1))}; see p2pfs-cli --help"
+
+
+def _nearest(matches: list[str]) -> str:
+    return f", did you mean {matches[0]}?" if matches else ""

@@ -1,0 +1,312 @@
+"""The verbs of the command line: one function each, and the table that names them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from p2pfs import errors
+from p2pfs.cli.output import Output
+
+if TYPE_CHECKING:
+    from p2pfs.client import Client
+    from p2pfs.client.answers import Entry, PinRow
+
+STDIN = STDOUT = "-"
+
+
+class Call:
+    """One run of the command line: its options, its output, and a client that knows how much time is left."""
+
+    def __init__(self, options: dict[str, Any], output: Output) -> None:
+        from p2pfs import units
+
+        self.options = options
+        self.output = output
+        self.timeout_s: float | None = self._value("--timeout", units.parse_duration)
+        self._begin_s = time.monotonic()
+        self._client: Client | None = None
+
+    def _value(self, option: str, parse: Callable[[str], Any]) -> Any:
+        text = self.options[option]
+        try:
+            return None if text is None else parse(text)
+        except errors.UsageError as error:
+            raise errors.UsageError(f"{option}: {error}") from None
+
+    @property
+    def client(self) -> Client:
+        """The client; its next operation has what is left of the command's time."""
+        from p2pfs.client import Client
+
+        if self._client is None:
+            self._client = Client(self.options["--node"], tls_dir=self.options["--tls-dir"])
+        if self.timeout_s is not None:
+            self._client.timeout_s = max(0.001, self._begin_s + self.timeout_s - time.monotonic())
+        return self._client
+
+    @property
+    def ref(self) -> str:
+        """The REF on the command line."""
+        return str(self.options["REF"])
+
+    def count(self, option: str) -> int | None:
+        """An option that is a whole number, 1 or more."""
+        def parse(text: str) -> int:
+            if not text.isdecimal() or int(text) < 1:
+                raise errors.UsageError(f"{text[:40]!r} is no whole number from 1 on")
+            return int(text)
+
+        found: int | None = self._value(option, parse)
+        return found
+
+    def size(self, option: str) -> int | None:
+        """An option that is a number of bytes, with or without a unit."""
+        from p2pfs import units
+
+        found: int | None = self._value(option, units.parse_size)
+        return found
+
+    def close(self) -> None:
+        """Close the client, if there was one."""
+        if self._client is not None:
+            self._client.close()
+
+
+def plain(value: Any) -> Any:
+    """A typed answer as JSON holds it."""
+    from p2pfs.client import answers
+
+    return answers.plain(value)
+
+
+# --- verbs that write --------------------------------------------------------------------------------
+
+def store(call: Call) -> int:
+    """Each PATH on its own; the others go on when one fails."""
+    name, paths = call.options["--name"], call.options["PATH"]
+    if name is not None and len(paths) > 1:
+        raise errors.UsageError("--name is one pin's name, but several PATHs are given")
+    replicas = call.count("--replicas")
+
+    def one(path: str) -> None:
+        with call.output.progress(path) as progress, opened(path) as source:
+            stored = call.client.store(
+                source, name=name, replicas=replicas, chunker=call.options["--chunker"], hash=call.options["--hash"],
+                dry_run=call.options["--dry-run"], progress=progress,
+            )
+        call.output.result({**plain(stored), "path": path}, f"{stored.cid}  {path}")
+        where = f"{stored.replicas} copies on {', '.join(stored.nodes)}" if stored.nodes else "nothing was stored"
+        new = f"{stored.new_blocks} of them new ({size(stored.new_bytes)})"
+        call.output.remark(f"{path}: {stored.blocks} blocks, {new}; {where}")
+
+    return for_each(call, paths, one)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[str | io.FileIO]:
+    """A path as it is; for `-` standard input, unbuffered so that nothing is read in vain."""
+    if path != STDIN:
+        yield path
+        return
+    with io.FileIO(sys.stdin.fileno(), closefd=False) as stdin:
+        yield stdin
+
+
+def for_each(call: Call, paths: list[str], one: Callable[[str], None]) -> int:
+    """Do each; the exit code of the worst failure, after all were tried."""
+    worst = 0
+    for path in paths:
+        try:
+            one(path)
+        except errors.P2pfsError as error:
+            call.output.error(error)
+            worst = max(worst, error.exit_code)
+    return worst
+
+
+def get(call: Call) -> int:
+    """A whole file or directory, or a file on standard output."""
+    target = call.options["--output"]
+    if target == STDOUT:
+        write_pieces(call.client.read(call.ref))
+        return 0
+    with call.output.progress(call.ref) as progress:
+        path = call.client.get(call.ref, target, force=call.options["--force"], progress=progress)
+    call.output.result({"ref": call.ref, "path": str(path)}, str(path))
+    return 0
+
+
+def cat(call: Call) -> int:
+    """Bytes of a file on standard output."""
+    offset, length = call.size("--offset"), call.size("--length")
+    write_pieces(call.client.read(call.ref, offset or 0, length))
+    return 0
+
+
+def write_pieces(pieces: Iterable[bytes]) -> None:
+    """Bytes to standard output, unbuffered: they are large already."""
+    with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as stdout:
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[stdout.write(view) :]
+
+
+def remove(call: Call) -> int:
+    """Which pins are gone."""
+    call.output.rows((plain(one), f"{one.cid}  {one.name}") for one in call.client.remove(call.ref))
+    return 0
+
+
+def import_car(call: Call) -> int:
+    """The roots of a CAR."""
+    path = call.options["FILE"]
+    with call.output.progress(path) as progress, opened(path) as source:
+        imported = call.client.import_car(
+            source, name=call.options["--name"], replicas=call.count("--replicas"), progress=progress
+        )
+    if call.output.is_json:
+        call.output.result(plain(imported), "")
+    else:
+        call.output.rows((plain(root), f"{root.cid}  {number(root.size)}  {root.name}") for root in imported.roots)
+    for root in imported.roots:
+        if not root.pinned:
+            call.output.remark(f"{root.cid}: not pinned, the CAR holds only part of it")
+    return 0
+
+
+def export_car(call: Call) -> int:
+    """A CAR, complete under its name or not at all; `-` streams."""
+    target = call.options["--output"]
+    with call.output.progress(call.ref) as progress:
+        if target == STDOUT:
+            with open(sys.stdout.fileno(), "wb", closefd=False) as stdout:
+                call.client.export_car(call.ref, stdout, progress=progress)
+            return 0
+        blocks = call.client.export_car(call.ref, target, progress=progress)
+    call.output.result({"ref": call.ref, "path": target, "blocks": blocks}, target)
+    return 0
+
+
+# --- verbs that look ---------------------------------------------------------------------------------
+
+def ls(call: Call) -> int:
+    """All pins, or the entries of a directory."""
+    rows: Iterable[PinRow | Entry] = call.client.pins() if call.options["REF"] is None else call.client.ls(call.ref)
+    call.output.rows((plain(row), f"{row.cid!s:<59}  {number(row.size):>14}  {row.name}") for row in rows)
+    return 0
+
+
+def stat(call: Call) -> int:
+    """Figures, one a line."""
+    found = call.client.stat(call.ref)
+    lines = [
+        ("cid", str(found.cid)), ("type", found.type), ("size", sized(found.size)),
+        ("blocks", f"{found.blocks}, {sized(found.bytes)}"), ("entries", number(found.entries)),
+        ("target", found.target or "-"), ("sha256", found.sha256 or "-"), ("pins", ", ".join(found.pins) or "none"),
+    ]
+    call.output.result(plain(found), "\n".join(f"{title:<9}{text}" for title, text in lines if text != "-"))
+    return 0
+
+
+def explain(call: Call) -> int:
+    """A line a block, then what they add up to."""
+    explained = call.client.explain(call.ref)
+    call.output.rows(
+        (
+            plain(block),
+            f"{block.cid!s:<59}  {block.kind:<6}  {number(block.bytes):>8}  on "
+            + (", ".join(block.holders) or "nobody")
+            + (f"; {block.missing} missing, owners {', '.join(block.owners)}" if block.missing else ""),
+        )
+        for block in explained
+    )
+    end = explained.end
+    away = f"; did not answer: {', '.join(end.unreachable)}" if end.unreachable else ""
+    call.output.result(
+        plain(end),
+        f"{end.blocks} blocks, {sized(end.bytes)}: {end.wanted} copies wanted, {end.fewest} of the rarest block; "
+        f"{end.below_wanted} blocks below that, {end.lost} lost; {end.asked} members asked{away}\n{end.advice}",
+    )
+    return 0
+
+
+def id_(call: Call) -> int:
+    """CIDs without a node."""
+    from p2pfs.core.profile import profile
+    from p2pfs.identify import identify
+
+    chosen = {key: call.options[f"--{key}"] for key in ("chunker", "hash") if call.options[f"--{key}"] is not None}
+    cut = profile(**chosen)
+
+    def one(path: str) -> None:
+        with opened(path) as source:
+            found = identify(source, cut)
+        call.output.result({"cid": str(found.cid), "size": found.size, "path": path}, f"{found.cid}  {path}")
+
+    return for_each(call, call.options["PATH"], one)
+
+
+def peers(call: Call) -> int:
+    """A table of all members; `*` is the node that was asked."""
+    titles = ("NAME", "STATE", "ADDRESS", "ZONE", "CAPACITY", "USED", "RTT", "SEEN", "VERSION", "ID")
+    now = time.time()
+    call.output.table(titles, (
+        (plain(row), (
+            f"{row.name}{'*' if row.self else ''}", row.state, row.address or "-", row.zone or "-",
+            "-" if row.capacity is None else f"{row.capacity:g}", size(row.used),
+            "-" if row.rtt_ms is None else f"{row.rtt_ms:.1f} ms",
+            "-" if row.last_seen is None else f"{max(0, now - row.last_seen):.0f} s ago", row.version, row.id[:12],
+        ))
+        for row in call.client.peers()
+    ))
+    return 0
+
+
+def status(call: Call) -> int:
+    """Health; exit code 0 only when healthy."""
+    found = call.client.status()
+    lines = [f"{key:<18}{_status_text(key, value)}" for key, value in found.items() if value not in ([], None)]
+    call.output.result(found, "\n".join(lines))
+    return 0 if found.get("verdict") == "healthy" else 1
+
+
+def _status_text(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(map(str, value)).replace("\n", "\n" + " " * 18)
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {name}" for name, count in value.items()) or "none"
+    if key.endswith("_bytes"):
+        return sized(value)
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def number(count: int | None) -> str:
+    """A plain number for columns that scripts read; `-` for none."""
+    return "-" if count is None else str(count)
+
+
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    from p2pfs import units
+
+    return "-" if count is None else units.format_size(count)
+
+
+def sized(count: int | None) -> str:
+    """Bytes exactly, and for people where that differs."""
+    if count is None:
+        return "-"
+    return str(count) if count < 1024 else f"{count} ({size(count)})"
+
+
+VERBS: dict[str, Callable[[Call], int]] = {
+    "store": store, "get": get, "cat": cat, "ls": ls, "stat": stat, "explain": explain, "rm": remove, "id": id_,
+    "import": import_car, "export": export_car, "peers": peers, "status": status,
+}
+"""Every verb; the usage text names the same ones, and a test compares."""
