@@ -14,7 +14,7 @@ from p2pfs import errors
 from p2pfs.core import dagpb, hamt, unixfs
 from p2pfs.core.cid import CID, DAG_PB, RAW, codec_name
 from p2pfs.core.dagpb import PBLink
-from p2pfs.core.directory import show
+from p2pfs.core.directory import Entry, show
 from p2pfs.core.multihash import Buffer, Multihash, digest_of
 from p2pfs.core.unixfs import TYPE_DIRECTORY, TYPE_FILE, TYPE_RAW, TYPE_SHARD, TYPE_SYMLINK, UnixFs
 
@@ -46,14 +46,6 @@ class Span(NamedTuple):
     """Bytes of the block's payload before it."""
     size: int | None
     """All bytes of the payload, as the parent says; None for a raw block that is the whole file."""
-
-
-class DirEntry(NamedTuple):
-    """An entry as it stands in a directory. The name is a stranger's: any bytes."""
-
-    name: bytes
-    cid: CID
-    tsize: int
 
 
 class Visit(NamedTuple):
@@ -128,7 +120,7 @@ def spans(load: Load, root: CID, start: int, stop: int) -> Iterator[Span]:
         if size is not None and total != size:
             raise errors.Malformed(f"{cid} is {total} bytes of a file, its parent says {size}")
         inline = len(node.data)
-        if offset < stop and start < offset + inline:
+        if inline and offset < stop and start < offset + inline:
             first = max(start, offset)
             yield Span(cid, first, min(stop, offset + inline) - first, first - offset, inline)
         below = []
@@ -190,15 +182,18 @@ def _look_up(load: Load, cid: CID, links: list[PBLink], node: UnixFs, name: byte
     raise errors.Malformed(f"{cid} is a directory shard deeper than the hash of a name is long")
 
 
-def entries(load: Load, cid: CID) -> Iterator[DirEntry]:
-    """What a directory holds, in the order in which it is stored. Raises UsageError when it is none."""
+def entries(load: Load, cid: CID) -> Iterator[Entry]:
+    """What a directory holds, in the order in which it is stored; the names are a stranger's: any bytes.
+
+    Raises UsageError when it is no directory.
+    """
     if cid.codec == RAW:
         raise errors.UsageError(f"{cid} is a file, not a directory")
     links, node = _parse(cid, _load(load, cid))
     _want(cid, node, "directory")
     if node.type == TYPE_DIRECTORY:
         for hash, name, tsize in links:
-            yield DirEntry(name, _child(cid, hash), tsize)
+            yield Entry(name, _child(cid, hash), tsize)
         return
     shape = hamt.shape_of(node)
     # Two places in one trie hold different names, so a shard that comes twice is a trap.
@@ -209,7 +204,7 @@ def entries(load: Load, cid: CID) -> Iterator[DirEntry]:
         for entry_name, (hash, _, tsize) in level:
             child = _child(cid, hash)
             if entry_name is not None:
-                yield DirEntry(entry_name, child, tsize)
+                yield Entry(entry_name, child, tsize)
                 continue
             if child.multihash in seen or len(stack) == shape.max_depth:
                 raise errors.Malformed(f"{child} is a directory shard that comes twice or too deep")
