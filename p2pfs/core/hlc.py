@@ -13,9 +13,7 @@ COUNTER_BITS = 16
 MAX_STAMP = 2**63 - 1
 """Until the year 6429; larger ones do not fit SQLite's integers."""
 MAX_AHEAD_MS = 24 * 3600 * 1000
-"""Of a stamp before our wall clock. More is a broken clock, which would win every dispute until that time
-comes.
-"""
+"""Of a stamp before our wall clock. More is a broken clock, which would win every dispute until that time comes."""
 
 
 def stamp_of(ms: int) -> int:

@@ -28,8 +28,7 @@ _MAX_ADDRESSES = 8
 
 
 class Member(NamedTuple):
-    """A row. Only the member itself raises its incarnation, and changes what follows it, up to `free_bytes`.
-    """
+    """A row. Only the member itself raises its incarnation, and changes what follows it, up to `free_bytes`."""
 
     id: str
     """Node id: hash of its public key."""
@@ -39,9 +38,7 @@ class Member(NamedTuple):
     state: str = "alive"
     """One of STATES."""
     incarnation: int = 0
-    """Begins with the wall clock's milliseconds at start, so that a later life outranks the rows of an
-    earlier one.
-    """
+    """Begins with the wall clock's milliseconds at start, so that a later life outranks the rows of an earlier one."""
     zone: str = ""
     capacity: float = 1.0
     """Weight in placement."""
@@ -49,9 +46,7 @@ class Member(NamedTuple):
     drains: bool = False
     """It gives its shards away. A wish and no state: it holds while the member is suspect or dead, too."""
     used_bytes: int = 0
-    """Space figures travel along and have no part in precedence; the member's own word for them is the
-    newest.
-    """
+    """Space figures travel along and have no part in precedence; the member's own word for them is the newest."""
     free_bytes: int = 0
     accuser: str = ""
     """Of a suspect row: who accuses, so that Lifeguard can count independent accusers."""

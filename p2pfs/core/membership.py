@@ -310,9 +310,7 @@ class Membership:
         self._raise(self.me.incarnation, state="left")
 
     def forget(self, now: float, id: str) -> Change:
-        """Strike a dead member, everywhere. Should it live after all, it will say so. Raises NotFound,
-        Refused.
-        """
+        """Strike a dead member, everywhere. Should it live after all, it will say so. Raises NotFound, Refused."""
         self._advance(now)
         row = self._table.get(id)
         if row is None or row.state == "left":

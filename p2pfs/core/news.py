@@ -37,9 +37,7 @@ class News:
         self._items.setdefault(row.id, {})[row.accuser] = _Item(0, next(self._ages), row)
 
     def take(self, limit: int, times: int, is_heard: bool, skip: str) -> list[Member]:
-        """The rows to tell now; each is counted, when somebody hears it, and dropped when it was told
-        `times`.
-        """
+        """The rows to tell now; each is counted, when somebody hears it, and dropped when it was told `times`."""
         waiting = (item for id, items in self._items.items() if id != skip for item in items.values())
         chosen = heapq.nsmallest(limit, waiting, key=lambda item: item[:2])
         for item in chosen if is_heard else ():

@@ -72,8 +72,7 @@ class Pin(NamedTuple):
         return cls(**{field: check(field, value[field]) for field, check in _CHECKS.items()})
 
     def to_bytes(self) -> bytes:
-        """The record's canonical form: what is digested and kept in text snapshots, one line without its end.
-        """
+        """The record's canonical form: what is digested and kept in text snapshots, one line without its end."""
         return json.dumps(self.to_wire(), sort_keys=True, separators=(",", ":")).encode("ascii")
 
 

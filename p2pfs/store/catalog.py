@@ -71,8 +71,7 @@ class Catalog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.quarantined: Path | None = None
-        """Where the damaged file went that was found here; the node should then sync, and tell the operator.
-        """
+        """Where the damaged file went that was found here; the node should then sync, and tell the operator."""
         self.is_new = False
         """There was none, or only a damaged one: nothing is in it yet."""
         try:
@@ -90,8 +89,7 @@ class Catalog:
     # --- pins ---------------------------------------------------------------------------------------
 
     def merge(self, pins: Iterable[Pin]) -> list[Pin]:
-        """Take the records that are newer than those here; returns them. Durable on return. Raises NoSpace.
-        """
+        """Take the records that are newer than those here; returns them. Durable on return. Raises NoSpace."""
         changed: list[Pin] = []
         batch: list[Pin] = []
         for pin in pins:

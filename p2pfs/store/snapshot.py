@@ -22,8 +22,7 @@ MAX_LINE = 16 * 1024
 
 
 def write_snapshot(path: Path, pins: Iterable[Pin], count: int) -> None:
-    """Replace the file with these `count` records, or leave it as it was. Durable on return. Raises NoSpace.
-    """
+    """Replace the file with these `count` records, or leave it as it was. Durable on return. Raises NoSpace."""
     temporary = path.with_name(path.name + ".tmp")
     header = {"format": FORMAT, "version": VERSION, "records": count}
     try:
@@ -41,8 +40,7 @@ def write_snapshot(path: Path, pins: Iterable[Pin], count: int) -> None:
 
 
 def read_snapshot(path: Path) -> Iterator[Pin]:
-    """The records of a snapshot. Raises NotFound without one; Malformed, after the good ones, at a bad line.
-    """
+    """The records of a snapshot. Raises NotFound without one; Malformed, after the good ones, at a bad line."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:

@@ -165,6 +165,13 @@ def test_a_suspect_dies_when_its_time_is_over_and_sooner_when_others_agree() -> 
     assert pass_time(agreed, 0.1, 20.0)[0][0] == pytest.approx(timing.suspicion_min_s, abs=0.11)
 
 
+def test_a_death_is_told() -> None:
+    membership = table(*(row(id) for id in "abc"))
+    fail(membership, 0.0, "a")
+    pass_time(membership, 0.0, 10.0)
+    assert [(one.id, one.state) for one in membership.updates(10, "b")] == [("a", "dead")]
+
+
 def test_one_accuser_by_many_mouths_is_one() -> None:
     membership = table(*(row(id) for id in "abcdef"))
     for mouth in "bcdef":
