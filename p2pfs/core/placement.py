@@ -60,6 +60,8 @@ def _draws(id: str) -> array[float]:
 class Placement:
     """The order of the members for every shard, for one membership. Computed when asked for, and kept.
 
+    Never changes what it answers, so native threads may ask while greenlets do.
+
     The order does not depend on the order in which the candidates are given. Raises ValueError when two
     candidates have one id, or a weight is no finite number of at least 0.
     """

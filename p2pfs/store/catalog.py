@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,28 +23,12 @@ from p2pfs.core.cid import CID
 from p2pfs.core.member import Member
 from p2pfs.core.pins import BUCKETS, Pin, bucket_of, newer, record_digest
 from p2pfs.store import snapshot
+from p2pfs.store.database import Damaged, is_damage, open_database, quarantine
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
-APPLICATION_ID = 0x70327066
-"""`p2pf`: what `file` shows, and what tells the catalog from another program's database."""
 MERGE_BATCH = 10_000
 """Records of one transaction; a longer merge is as durable, and holds less at once."""
-_TABLES = """
-CREATE TABLE pins (
-    cid BLOB NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT, replicas INTEGER NOT NULL,
-    blocks INTEGER NOT NULL, created INTEGER NOT NULL, stamp INTEGER NOT NULL, origin TEXT NOT NULL,
-    removed INTEGER NOT NULL, bucket INTEGER NOT NULL, digest BLOB NOT NULL,
-    PRIMARY KEY (cid, name)
-) WITHOUT ROWID;
-CREATE INDEX pins_by_age ON pins (stamp DESC, cid, name) WHERE NOT removed;
-CREATE INDEX pins_by_name ON pins (name, stamp DESC) WHERE NOT removed;
-CREATE INDEX pins_by_sha256 ON pins (sha256, stamp DESC) WHERE NOT removed AND sha256 IS NOT NULL;
-CREATE INDEX pins_by_bucket ON pins (bucket, digest);
-CREATE TABLE members (id TEXT PRIMARY KEY, row TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
 _COLUMNS = "cid, name, size, sha256, replicas, blocks, created, stamp, origin, removed"
 
 
@@ -55,10 +38,6 @@ class Counts(NamedTuple):
     live: int
     removed: int
     """Tombstones."""
-
-
-class _Damaged(Exception):
-    """The file is no database, or a broken one."""
 
 
 class Catalog:
@@ -75,11 +54,11 @@ class Catalog:
         self.is_new = False
         """There was none, or only a damaged one: nothing is in it yet."""
         try:
-            self._db, self.is_new = _open(path)
-        except _Damaged as damage:
-            self.quarantined = _quarantine(path)
+            self._db, self.is_new = open_database(path)
+        except Damaged as damage:
+            self.quarantined = quarantine(path)
             log.error("the catalog is damaged (%s): moved to %s, begun anew", damage, self.quarantined)
-            self._db, self.is_new = _open(path)
+            self._db, self.is_new = open_database(path)
         self._digests = _scan(self._db)
 
     def close(self) -> None:
@@ -251,58 +230,11 @@ class Catalog:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if _is_damage(error):
+            if is_damage(error):
                 raise errors.Corrupt(f"{self.path}: {error}; restart the node to begin anew") from error
             raise errors.NoSpace(f"{self.path}: {error}") from error
         except errors.BadCid as error:
             raise errors.Corrupt(f"{self.path}: {error}; move it away and restart the node") from error
-
-
-def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """The database, locked and checked; and whether its tables were made just now."""
-    try:
-        db = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise errors.NoSpace(f"cannot open the catalog {path}: {error}") from error
-    try:
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        # In this locking mode the first write takes the lock, and only closing gives it back.
-        db.execute("BEGIN IMMEDIATE")
-        is_new = _prepare(db, path)
-        db.execute("COMMIT")
-        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise _Damaged(verdict)
-        return db, is_new
-    except sqlite3.DatabaseError as error:
-        db.close()
-        if _is_damage(error):
-            raise _Damaged(str(error)) from error
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise errors.Refused(f"another process has {path} open; does a node run here?") from error
-        raise errors.NoSpace(f"cannot open the catalog {path}: {error}") from error
-    except BaseException:
-        db.close()
-        raise
-
-
-def _prepare(db: sqlite3.Connection, path: Path) -> bool:
-    """Make the tables of a new file, and say so; refuse what is not ours to write."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        for statement in filter(str.strip, _TABLES.split(";")):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {SCHEMA}")
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        return True
-    if application != APPLICATION_ID:
-        raise errors.Refused(f"{path} is a database of another program; set another data_dir")
-    if version != SCHEMA:
-        raise errors.Refused(f"{path} has schema {version}, this p2pfs knows {SCHEMA}; install the later one")
-    return False
 
 
 def _scan(db: sqlite3.Connection) -> list[int]:
@@ -310,26 +242,6 @@ def _scan(db: sqlite3.Connection) -> list[int]:
     for bucket, digest in db.execute("SELECT bucket, digest FROM pins"):
         digests[bucket] ^= int.from_bytes(digest, "big")
     return digests
-
-
-def _quarantine(path: Path) -> Path:
-    """Move the database, with its log, out of the way; returns where it is now."""
-    folder = path.parent / "quarantine"
-    folder.mkdir(exist_ok=True)
-    number = 1
-    while (folder / f"{path.name}.{number}").exists():
-        number += 1
-    target = folder / f"{path.name}.{number}"
-    for suffix in ("-wal", "-shm", ""):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            os.replace(part, target.with_name(target.name + suffix))
-    return target
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _is_text(name: str) -> bool:

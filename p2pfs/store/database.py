@@ -1,0 +1,109 @@
+"""Open the catalog's SQLite file: locked for this process, checked, with its tables; or say what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from p2pfs import errors
+
+SCHEMA = 1
+APPLICATION_ID = 0x70327066
+"""`p2pf`: what `file` shows, and what tells the catalog from another program's database."""
+_TABLES = """
+CREATE TABLE pins (
+    cid BLOB NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT, replicas INTEGER NOT NULL,
+    blocks INTEGER NOT NULL, created INTEGER NOT NULL, stamp INTEGER NOT NULL, origin TEXT NOT NULL,
+    removed INTEGER NOT NULL, bucket INTEGER NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (cid, name)
+) WITHOUT ROWID;
+CREATE INDEX pins_by_age ON pins (stamp DESC, cid, name) WHERE NOT removed;
+CREATE INDEX pins_by_name ON pins (name, stamp DESC) WHERE NOT removed;
+CREATE INDEX pins_by_sha256 ON pins (sha256, stamp DESC) WHERE NOT removed AND sha256 IS NOT NULL;
+CREATE INDEX pins_by_bucket ON pins (bucket, digest);
+CREATE TABLE members (id TEXT PRIMARY KEY, row TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Damaged(Exception):
+    """The file is no database, or a broken one."""
+
+
+def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """The database, locked and checked; and whether its tables were made just now.
+
+    Raises Damaged; Refused when it is in use, another program's or a later version's; NoSpace when it cannot be made.
+    """
+    try:
+        db = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise errors.NoSpace(f"cannot open the catalog {path}: {error}") from error
+    try:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        is_new = _is_empty(db)
+        if not is_new:
+            _refuse_foreign(db, path)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        # In this locking mode the first write takes the lock, and only closing gives it back.
+        db.execute("BEGIN IMMEDIATE")
+        if is_new:
+            _make_tables(db)
+        db.execute("COMMIT")
+        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise Damaged(verdict)
+        return db, is_new
+    except sqlite3.DatabaseError as error:
+        db.close()
+        if is_damage(error):
+            raise Damaged(str(error)) from error
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise errors.Refused(f"another process has {path} open; does a node run here?") from error
+        raise errors.NoSpace(f"cannot open the catalog {path}: {error}") from error
+    except BaseException:
+        db.close()
+        raise
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    return not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _refuse_foreign(db: sqlite3.Connection, path: Path) -> None:
+    """Before the first byte is written: is it ours?"""
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise errors.Refused(f"{path} is a database of another program; set another data_dir")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA:
+        raise errors.Refused(f"{path} has schema {version}, this p2pfs knows {SCHEMA}; install the later one")
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    for statement in filter(str.strip, _TABLES.split(";")):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {SCHEMA}")
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def quarantine(path: Path) -> Path:
+    """Move the database, with its log, out of the way; returns where it is now."""
+    folder = path.parent / "quarantine"
+    folder.mkdir(exist_ok=True)
+    number = 1
+    while (folder / f"{path.name}.{number}").exists():
+        number += 1
+    target = folder / f"{path.name}.{number}"
+    for suffix in ("-wal", "-shm", ""):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            os.replace(part, target.with_name(target.name + suffix))
+    return target
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Is it the file that is broken, not the disk that is full or the lock that is taken?"""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
