@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         failure = local_error(error)
         output.error(failure)
+        silence_stdout()
         return failure.exit_code
 
 

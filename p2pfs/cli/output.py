@@ -121,5 +121,5 @@ def printable(text: str) -> str:
 
 
 def silence_stdout() -> None:
-    """After the reader of our output went away: nothing that is still buffered may complain at exit."""
+    """After standard output failed: nothing that is still buffered may complain again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -189,7 +189,7 @@ class Imported(NamedTuple):
     new_bytes: int
 
 
-R = TypeVar("R")
+R = TypeVar("R", bound=tuple[Any, ...])
 
 
 def parse(shape: type[R], row: object) -> R:

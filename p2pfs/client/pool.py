@@ -8,17 +8,19 @@ import select
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from p2pfs import errors
 from p2pfs.client.deadline import Deadline
 from p2pfs.core import wire
 from p2pfs.net.connection import Connection, connect
+from p2pfs.net.stream import Limits
 
 if TYPE_CHECKING:
     import ssl
 
 CONNECT_S = 10.0
+PROGRESS_S = 10.0
 IDLE_S = 240.0
 """The node closes a connection after 300 s without a request; an older one is not used again."""
 MAX_IDLE = 4
@@ -46,6 +48,35 @@ def is_socket_path(address: str) -> bool:
     return not (colon and port.isdigit())
 
 
+class Patience(Limits):
+    """The protocol's limits, shortened by the deadline of the operation that uses the connection now."""
+
+    deadline = Deadline(None)
+
+    @property
+    def answer_s(self) -> float:
+        """Until the first byte of an answer, or of its next part."""
+        return self.deadline.wait_s()
+
+    @property
+    def progress_s(self) -> float:
+        """Until some progress of a body."""
+        return self.deadline.wait_s(PROGRESS_S)
+
+    def whole_body_s(self, length: int) -> float:
+        """How long a body of that length may take."""
+        return self.deadline.wait_s(super().whole_body_s(length))
+
+
+class Pooled(NamedTuple):
+    """A connection, and the limits that it looks at."""
+
+    connection: Connection
+    patience: Patience
+    since_s: float
+    """Idle since then."""
+
+
 class Pool:
     """Connections to one node, opened when needed. Safe to use from several threads."""
 
@@ -60,51 +91,56 @@ class Pool:
                 f"{address}: a node by HOST:PORT is reached over TLS; name the certificates' folder with --tls-dir"
             )
         self._instance = os.urandom(8).hex()
-        self._idle: list[tuple[float, Connection]] = []
+        self._idle: list[Pooled] = []
         self._guard = threading.Lock()
         self._is_closed = False
 
     @contextlib.contextmanager
     def connection(self, deadline: Deadline) -> Iterator[Connection]:
         """A connection for one request. One that a failure left out of step is closed, others are used again."""
-        connection = self._take() or self._open(deadline)
+        pooled = self._take() or self._open(deadline)
+        pooled.patience.deadline = deadline
         try:
-            yield connection
+            yield pooled.connection
         except errors.P2pfsError as error:
-            if error.is_fatal or connection.is_broken:
-                connection.close()
+            if error.is_fatal or pooled.connection.is_broken:
+                pooled.connection.close()
             else:
-                self._give(connection)
+                self._give(pooled)
+            if isinstance(error, errors.DeadlinePassed):
+                deadline.wait_s()  # If it is the whole operation's time that is over, say that.
             raise
         except BaseException:
             # Ctrl-C, or a caller who stopped reading in the middle: what is still to come is unknown.
-            connection.close()
+            pooled.connection.close()
             raise
-        self._give(connection)
+        self._give(pooled)
 
-    def _take(self) -> Connection | None:
+    def _take(self) -> Pooled | None:
         while True:
             with self._guard:
                 if self._is_closed:
                     raise errors.UsageError("the client is closed")
                 if not self._idle:
                     return None
-                since, connection = self._idle.pop()
-            if time.monotonic() - since < IDLE_S and not _has_something_to_say(connection):
-                return connection
-            connection.close()
+                pooled = self._idle.pop()
+            if time.monotonic() - pooled.since_s < IDLE_S and not _has_something_to_say(pooled.connection):
+                return pooled
+            pooled.connection.close()
 
-    def _give(self, connection: Connection) -> None:
-        if not connection.is_broken:
+    def _give(self, pooled: Pooled) -> None:
+        if not pooled.connection.is_broken:
             with self._guard:
                 if not self._is_closed and len(self._idle) < MAX_IDLE:
-                    self._idle.append((time.monotonic(), connection))
+                    self._idle.append(pooled._replace(since_s=time.monotonic()))
                     return
-        connection.close()
+        pooled.connection.close()
 
-    def _open(self, deadline: Deadline) -> Connection:
+    def _open(self, deadline: Deadline) -> Pooled:
+        patience = Patience()
+        patience.deadline = deadline
         try:
-            connection = connect(self.address, self._tls(), deadline.wait_s(CONNECT_S), None)
+            connection = connect(self.address, self._tls(), deadline.wait_s(CONNECT_S), None, patience)
         except errors.Unreachable as error:
             raise errors.Unreachable(
                 f"no node answers at {self.address} ({error}); start one with `p2pfs-node -c conf/node.ini`, or say "
@@ -115,7 +151,7 @@ class Pool:
         except BaseException:
             connection.close()
             raise
-        return connection
+        return Pooled(connection, patience, time.monotonic())
 
     def _tls(self) -> ssl.SSLContext | None:
         if self._tls_dir is None or self.is_local:
@@ -132,8 +168,8 @@ class Pool:
         with self._guard:
             self._is_closed = True
             idle, self._idle = self._idle, []
-        for _, connection in idle:
-            connection.close()
+        for pooled in idle:
+            pooled.connection.close()
 
 
 def _has_something_to_say(connection: Connection) -> bool:

@@ -57,7 +57,8 @@ class Outgoing:
         try:
             self._connection.send_record(name, *args, body=body, fds=fds)
         except errors.Unreachable:
-            # The node closes when it refuses in the middle; its reason is still there to be read.
+            # The node closes when it refuses in the middle; its reason came before that and can still be read.
+            self._connection.is_broken = False
             self.end()
             raise
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from p2pfs import errors
-from p2pfs.cli import usage
+from p2pfs.cli import main, usage
 from p2pfs.cli.verbs import VERBS
 from p2pfs.client import files
 from p2pfs.core import wire
@@ -103,12 +103,12 @@ def test_version(run: Runner) -> None:
         (["id", "--hash=md5", "x"], "md5"),
     ],
 )
-def test_misuse_is_explained(run: Runner, args: list[str], says: str) -> None:
-    done = run(*args)
-    assert done.returncode == 2
-    assert done.stdout == b""
-    assert says in done.stderr.decode()
-    assert done.stderr.startswith(b"p2pfs-cli: error: ")
+def test_misuse_is_explained(args: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 2
+    output, messages = capfd.readouterr()
+    assert output == ""
+    assert says in messages
+    assert messages.startswith("p2pfs-cli: error: ")
 
 
 # --- results -------------------------------------------------------------------------------------------
@@ -200,14 +200,15 @@ def test_id_needs_no_node(run: Runner, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cls", [errors.NotFound, errors.Corrupt, errors.NoSpace, errors.TooFewNodes, errors.Refused])
-def test_exit_codes_are_the_errors(run: Runner, node: FakeNode, cls: type[errors.P2pfsError]) -> None:
+def test_exit_codes_are_the_errors(
+    node: FakeNode, cls: type[errors.P2pfsError], capfd: pytest.CaptureFixture[str]
+) -> None:
     def fail(talk: Talk, line: wire.Line) -> None:
         raise cls("it is so")
 
     node.hooks["STAT"] = fail
-    done = run("--json", "stat", "x")
-    assert done.returncode == cls.exit_code
-    human, machine = done.stderr.decode().splitlines()
+    assert main([f"--node={node.address}", "--json", "stat", "x"]) == cls.exit_code
+    human, machine = capfd.readouterr().err.splitlines()
     assert human == "p2pfs-cli: error: it is so"
     assert json.loads(machine) == {"error": cls.token, "message": "it is so"}
 
@@ -243,6 +244,15 @@ def test_a_reader_that_leaves_is_no_error(run: Runner, node: FakeNode) -> None:
             assert process.wait(WAIT_S) == 128 + signal.SIGPIPE
 
 
+def test_output_that_cannot_be_written_is_an_error(run: Runner, node: FakeNode) -> None:
+    node.keep(b"123456789", "f")
+    for verb in (["ls"], ["cat", "f"]):
+        with open("/dev/full", "wb") as full, run.start(*verb, stdout=full, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            assert process.stderr.read() == b"p2pfs-cli: error: no space left on device\n"
+            assert process.wait(WAIT_S) == errors.NoSpace.exit_code
+
+
 def on_terminal(run: Runner, *args: str) -> tuple[int, str, bytes]:
     """Run with standard error on a terminal: (exit code, what the terminal saw, standard output)."""
     ours, theirs = pty.openpty()
@@ -265,7 +275,7 @@ def slow_fetch(node: FakeNode) -> None:
     usual = node._fetch
 
     def fetch(talk: Talk, line: wire.Line) -> None:
-        for done in range(9):
+        for done in range(7):
             talk.part({"bytes": done, "size": 9})
             threading.Event().wait(0.1)
         usual(talk, line)
