@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from p2pfs import Client
+
 ROOT = Path(__file__).resolve().parent.parent
 NODE = ROOT / "bin" / "p2pfs-node"
 CLI = ROOT / "bin" / "p2pfs-cli"
@@ -118,6 +120,12 @@ class Node:
     def states(self) -> dict[str, str]:
         """Name to state of every member, as this node sees it."""
         return {row["name"]: row["state"] for row in self.json("peers")}
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        with Client(str(self.control)) as client:
+            lines = client.metrics().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process."""

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import gevent
 import gevent.event
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 Event = gevent.event.Event
 Semaphore = gevent.lock.BoundedSemaphore
-Greenlet = gevent.Greenlet
+Greenlet: TypeAlias = "gevent.Greenlet[Any, Any]"
 GreenletExit = gevent.GreenletExit
 sleep = gevent.sleep
 wait = gevent.wait
@@ -82,7 +82,7 @@ class Group:
 
     def spawn(self, name: str, fn: Callable[..., Any], *args: Any) -> Greenlet:
         """Run `fn(*args)` in a greenlet. An exception is logged, counted, and given to the group's `on_failure`."""
-        greenlet = Greenlet(self._run, name, fn, args)
+        greenlet = gevent.Greenlet(self._run, name, fn, args)
         greenlet.name = f"{self.name}/{name}"
         self._group.start(greenlet)
         return greenlet
@@ -222,4 +222,4 @@ def on_signal(number: int, fn: Callable[[], None]) -> None:
 
 def dump() -> str:
     """What every greenlet and native thread is doing, for people (SIGUSR1)."""
-    return "\n".join(gevent.util.format_run_info())
+    return "\n".join(gevent.util.format_run_info())  # type: ignore[func-returns-value, arg-type]  # wrong in the stubs

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from p2pfs import errors, green
 from p2pfs.core import wire
 from p2pfs.core.member import Member, news_from_wire, news_to_wire
-from p2pfs.core.membership import Change
+from p2pfs.core.membership import TICK_S, Change
 from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.peers import Peer
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.1
 SEED_RETRY_S = 1.0
 SEED_RETRY_MOST_S = 30.0
 ROWS_A_PING = 24

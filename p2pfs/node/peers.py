@@ -216,9 +216,9 @@ class Peer:
         try:
             while self._asking:
                 batch, self._asking = self._asking[:HAVE_BATCH], self._asking[HAVE_BATCH:]
-                answers: list[bool] | list[errors.P2pfsError]
+                answers: list[bool | errors.P2pfsError]
                 try:
-                    answers = self.have("renew", [cid for cid, _, _ in batch])
+                    answers = [*self.have("renew", [cid for cid, _, _ in batch])]
                 except errors.P2pfsError as error:
                     answers = [error] * len(batch)
                 for (_, done, box), answer in zip(batch, answers, strict=True):
@@ -259,14 +259,12 @@ def hello(connection: Connection, caller: Caller) -> Hello:
 def parse_hello(body: bytes) -> Hello:
     """Check the JSON of a HELLO answer. Raises ProtocolError."""
     answer = wire.parse_json(body, dict)
-    found = Hello(*(answer.get(field) for field in Hello._fields))
     if answer.get("version") != wire.VERSION:
         raise errors.ProtocolError(f"it speaks {str(answer.get('version'))[:40]!r}, this node {wire.VERSION}")
-    if not all(isinstance(text, str) for text in (found.id, found.instance, found.name)):
-        raise errors.ProtocolError("its HELLO answer has a wrong form")
-    if not isinstance(found.time_ms, int):
-        raise errors.ProtocolError("its HELLO answer has no time")
-    return found
+    for field, kind in (("id", str), ("instance", str), ("time_ms", int), ("name", str)):
+        if type(answer.get(field)) is not kind:
+            raise errors.ProtocolError(f"its HELLO answer has no {field}")
+    return Hello(answer["id"], answer["instance"], answer["time_ms"], answer["name"])
 
 
 class Peers:

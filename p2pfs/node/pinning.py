@@ -41,7 +41,7 @@ class Pinning:
         self._snapshot = snapshot
         self._sync_interval_s = sync_interval_s
         self._thread = green.NativePool("catalog", 1)
-        self._clock = hlc.Clock(wall_ms())
+        self._clock = hlc.Clock(wall_ms(), catalog.newest_stamp())
         self._group = green.Group("catalog")
         self._is_changed = True
         self._soon: set[str] = set()

@@ -116,9 +116,8 @@ class Reader:
                 spans.append(span)
                 yield span.cid
 
-        for leaf, block in self.in_order(leaves()):
-            span = spans.popleft()
-            yield dag.leaf_payload(leaf, block)[span.skip : span.skip + span.length]
+        for _, block in self.in_order(leaves()):
+            yield dag.span_payload(spans.popleft(), block)
 
     def fetch_into(
         self, cid: CID, fd: int, advanced: Callable[[int], None], failed: list[BaseException]
@@ -140,8 +139,7 @@ class Reader:
                     kept += span.length
                 else:
                     length = self._fetcher.block(span.cid, view)
-                    data = dag.leaf_payload(span.cid, view[:length])[span.skip : span.skip + span.length]
-                    self._local.run(write_range, fd, span.offset, data)
+                    self._local.run(write_range, fd, span.offset, dag.span_payload(span, view[:length]))
                 advanced(span.length)
             except errors.P2pfsError as error:
                 failed.append(error)
@@ -184,7 +182,7 @@ class Reader:
             return {"type": kind, "size": len(dag.symlink_target(cid, block))}
         return {"type": kind, "size": dag.file_size(cid, block) if kind == "file" else None}
 
-    def list(self, cid: CID) -> Iterator[dict[str, Any]]:
+    def entries(self, cid: CID) -> Iterator[dict[str, Any]]:
         """Entries of a directory, one after the other. Raises UsageError when it is none."""
         for entry in dag.entries(self._fetcher.branch, cid):
             row = {"name": entry.name.decode("utf-8", "surrogateescape"), "cid": str(entry.cid)}

@@ -13,7 +13,7 @@ from p2pfs import errors, green
 from p2pfs.core import car, dag, wire
 from p2pfs.core.cid import DAG_PB, CID
 from p2pfs.core.layout import Link
-from p2pfs.core.pins import Pin
+from p2pfs.core.pins import Pin, check_name
 from p2pfs.core.profile import profile
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
@@ -33,6 +33,10 @@ def read_options(body: bytes) -> dict[str, Any]:
     for key, value in options.items():
         if key not in OPTIONS or type(value) is not OPTIONS[key]:
             raise errors.UsageError(f"option {key!r} = {value!r}: known are {', '.join(OPTIONS)}")
+    try:
+        check_name(options.get("name", ""))
+    except errors.ProtocolError as error:
+        raise errors.UsageError(str(error)) from None
     if not 1 <= options.get("replicas", 1) <= MAX_REPLICAS:
         raise errors.UsageError(f"replicas = {options['replicas']}: give a number from 1 to {MAX_REPLICAS}")
     return options
@@ -191,7 +195,7 @@ class Parts:
 
     def all_if_small(self) -> bytes | None:
         """The whole file when it is at most SMALL bytes, else None (and what was read comes with `read_into`)."""
-        pieces: list[bytes] = []
+        pieces: list[bytes | bytearray] = []
         total = 0
         while total <= SMALL:
             if not self._next():

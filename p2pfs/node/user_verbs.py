@@ -87,7 +87,7 @@ def fetch(services: Services, session: Session, line: Line) -> None:
 
 def list_entries(services: Services, session: Session, line: Line) -> None:
     """LIST: the entries of a directory."""
-    send_rows(session, services.reader.list(find(services, line).cid))
+    send_rows(session, services.reader.entries(find(services, line).cid))
     session.reply()
 
 

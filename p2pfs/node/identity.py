@@ -1,0 +1,115 @@
+"""Who this node is: its key, its certificate under the cluster's authority, and the TLS contexts made of them.
+
+Without a secret in the configuration a node makes one of its own (`own-secret` in its data directory): it is then a
+cluster of one, on loopback, that no other node can join and no other user of the machine can talk to.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import ssl
+from pathlib import Path
+
+from p2pfs import errors
+from p2pfs.config import Config, new_secret
+from p2pfs.net import certificates, tls
+from p2pfs.net.certificates import Authority, Ed25519PrivateKey
+from p2pfs.store.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+class Identity:
+    """Key, certificate and contexts. `reload` takes a changed secret over, which is how secrets are rotated."""
+
+    def __init__(self, data_dir: Path, config: Config) -> None:
+        """Raises ConfigError, Refused (the data directory is another cluster's)."""
+        self._data_dir = data_dir
+        self.reload(config)
+
+    def reload(self, config: Config) -> None:
+        """Issue a fresh certificate and make the contexts anew; connections that are open stay so."""
+        cluster = config.cluster
+        if cluster.tls_ca is not None:
+            files = [str(path) for path in (cluster.tls_ca, cluster.tls_cert, cluster.tls_key)]
+            self.id = self._read_id(files[1])
+        else:
+            files = self._issue(config)
+        self._server = tls.server_context(*files)
+        self._client = tls.client_context(*files)
+
+    def server_context(self) -> ssl.SSLContext:
+        """For accepting connections."""
+        return self._server
+
+    def client_context(self) -> ssl.SSLContext:
+        """For connecting to members."""
+        return self._client
+
+    @staticmethod
+    def _read_id(path: str) -> str:
+        try:
+            return certificates.read_pem(Path(path).read_bytes()).id
+        except (OSError, ValueError) as error:
+            raise errors.ConfigError(f"[cluster] tls_cert: {path} is no certificate: {error}") from None
+
+    def _issue(self, config: Config) -> list[str]:
+        """Write the files that `ssl` reads: ours in `tls`, a client's in `client`."""
+        secrets = [secret.reveal() for secret in config.secrets] or [self._own_secret()]
+        authorities = [certificates.derive_authority(secret) for secret in secrets]
+        self._check_cluster(authorities, is_own=not config.secrets)
+        ca = b"".join(authority.pem for authority in authorities)
+        now = datetime.datetime.now(datetime.UTC)
+        key_path = self._data_dir / "identity.pem"
+        key = self._key(key_path)
+        self.id = certificates.node_id_of(certificates.public_bytes(key))
+        folder = self._folder("tls")
+        write_atomically(folder / "ca.pem", ca)
+        write_atomically(folder / "cert.pem", certificates.issue(authorities[0], key, self.id, now))
+        client = self._folder("client")
+        client_key = self._key(client / "key.pem")
+        write_atomically(client / "ca.pem", ca)
+        write_atomically(
+            client / "cert.pem", certificates.issue(authorities[0], client_key, certificates.CLIENT, now)
+        )
+        return [str(folder / "ca.pem"), str(folder / "cert.pem"), str(key_path)]
+
+    def _folder(self, name: str) -> Path:
+        folder = self._data_dir / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    @staticmethod
+    def _key(path: Path) -> Ed25519PrivateKey:
+        if not path.exists():
+            write_atomically(path, certificates.new_key())
+        try:
+            return certificates.load_key(path.read_bytes())
+        except ValueError as error:
+            raise errors.Refused(
+                f"{path} is no Ed25519 private key ({error}); restore it, or remove it to become a new node"
+            ) from None
+
+    def _own_secret(self) -> str:
+        path = self._data_dir / "own-secret"
+        if not path.exists():
+            write_atomically(path, new_secret().encode("ascii") + b"\n")
+        return path.read_text(encoding="ascii").strip()
+
+    def _check_cluster(self, authorities: list[Authority], is_own: bool) -> None:
+        """Refuse a data directory that belongs to another cluster: its blocks and pins would be mixed into ours."""
+        path = self._data_dir / "cluster"
+        known = path.read_text(encoding="ascii").strip() if path.exists() else ""
+        if known and known not in [authority.fingerprint for authority in authorities]:
+            raise errors.Refused(
+                f"{self._data_dir} belongs to another cluster: its secret is not among those configured. Set the right "
+                f"secret, or another [node] data_dir; to move the node to this cluster for good, remove {path}"
+            )
+        # A node that was alone has no cluster to be true to: it may join one.
+        if not is_own and known != authorities[0].fingerprint:
+            write_atomically(path, authorities[0].fingerprint.encode("ascii") + b"\n")
+            log.info("this node belongs to the cluster %s", authorities[0].fingerprint[:16])
+        elif is_own and known:
+            raise errors.Refused(f"{self._data_dir} belongs to a cluster, and no secret is configured; set [cluster] secret_file")
+

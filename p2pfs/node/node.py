@@ -1,0 +1,207 @@
+"""The composition root: builds a node from its configuration, starts it, drains it, stops it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+
+from p2pfs import errors, green, metrics
+from p2pfs.config import Config
+from p2pfs.core.member import Member
+from p2pfs.core.membership import Change, Membership, Timing
+from p2pfs.net.server import Server
+from p2pfs.node import handlers
+from p2pfs.node.buffers import BufferPool
+from p2pfs.node.cluster import Cluster
+from p2pfs.node.fetch import Fetcher
+from p2pfs.node.gossip import Gossip
+from p2pfs.node.identity import Identity
+from p2pfs.node.local import LocalStore
+from p2pfs.node.peers import Caller, Peers, new_instance
+from p2pfs.node.pinning import Pinning
+from p2pfs.node.place import Placer
+from p2pfs.node.reading import Reader
+from p2pfs.node.services import Services
+from p2pfs.store.catalog import Catalog
+from p2pfs.store.disk import DiskStore
+from p2pfs.store.files import lock_data_dir, prepare_data_dir
+from p2pfs.version import VERSION
+
+log = logging.getLogger(__name__)
+
+SAVE_S = 5.0
+SPACE_S = 5.0
+
+
+class Node:
+    """One running node. `start` returns when it listens; `wait` returns when it has stopped."""
+
+    def __init__(self, config: Config) -> None:
+        green.check_patched()
+        self.config = config
+        self._data_dir = config.node.data_dir
+        self._group = green.Group("node", self._fail)
+        self._connections = green.Group("connections")
+        self._over = green.Event()
+        self._failure: BaseException | None = None
+        self._members_changed = True
+
+    # --- start ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the store, bind, and begin to talk. Raises P2pfsError with what to do about it."""
+        started = time.time()
+        prepare_data_dir(self._data_dir)
+        self._lock = lock_data_dir(self._data_dir)
+        self.identity = Identity(self._data_dir, self.config)
+        local = LocalStore(self._open_store(), self.config.node.disk_threads)
+        catalog = self._open_catalog()
+        caller = Caller(self.identity.id, self.config.node.name, new_instance(started))
+        peers = Peers(caller, self.identity.client_context)
+        self._server = self._bind()
+        me = Member(
+            id=self.identity.id, name=self.config.node.name, addresses=(self.address,),
+            incarnation=int(started * 1000), zone=self.config.node.zone, capacity=self.config.node.capacity,
+            version=VERSION,
+        )
+        membership = Membership(me, self._timing(), random.Random())
+        cluster = Cluster(membership, peers, self.config.repair.out_after)
+        self.services = self._assemble(started, caller, local, catalog, cluster)
+        membership.merge(time.monotonic(), [row for row in catalog.load_members() if row.id != me.id], "")
+        cluster.changed()
+        metrics.PINS.set(catalog.counts().live)
+        self._begin()
+
+    def _open_store(self) -> DiskStore:
+        storage = self.config.storage
+        return DiskStore(self._data_dir, max_size=storage.max_size or None, reserve_free=storage.reserve_free)
+
+    def _open_catalog(self) -> Catalog:
+        catalog = Catalog(self._data_dir / "catalog.sqlite")
+        if catalog.quarantined:
+            log.error("the catalog was damaged and begun anew; it fills up from the other members")
+        snapshot = self._data_dir / "catalog.jsonl"
+        if catalog.is_new and snapshot.exists():
+            restored = catalog.read_snapshot(snapshot)
+            log.warning("the catalog was rebuilt from %s: %d records", snapshot, restored)
+        return catalog
+
+    def _bind(self) -> Server:
+        node = self.config.node
+        server = Server(
+            self._connections.spawn, green.Semaphore, max_connections=node.max_connections
+        )
+        self.address = server.listen_tcp(node.listen, self.identity.server_context)
+        if node.advertise:
+            self.address = node.advertise
+        self.control_path = str(self.config.control_path)
+        server.listen_unix(self.control_path, node.control_mode)
+        return server
+
+    def _timing(self) -> Timing:
+        repair = self.config.repair
+        return Timing(
+            probe_interval_s=repair.probe_interval, probe_timeout_s=repair.probe_timeout,
+            suspicion_min_s=repair.suspicion_min, sync_interval_s=repair.push_pull_interval,
+        )
+
+    def _assemble(
+        self, started: float, caller: Caller, local: LocalStore, catalog: Catalog, cluster: Cluster
+    ) -> Services:
+        config = self.config
+        own = BufferPool("own", config.node.buffers // 2)
+        pinning = Pinning(catalog, cluster, self._data_dir / "catalog.jsonl", config.repair.sync_interval)
+        fetcher = Fetcher(local, cluster, own, config.cluster.replicas)
+        return Services(
+            config=config, caller=caller, started=started, local=local, own_buffers=own,
+            serve_buffers=BufferPool("serve", config.node.buffers // 2), cluster=cluster,
+            gossip=Gossip(cluster, config.cluster.seeds, self._changed, self._clash),
+            pinning=pinning, fetcher=fetcher, placer=Placer(local, cluster), reader=Reader(local, fetcher, own),
+        )
+
+    def _begin(self) -> None:
+        services = self.services
+        self._server.start(handlers.bind(services))
+        services.gossip.start()
+        services.pinning.start()
+        self._group.loop("recount", self._recount)
+        self._group.loop("space", self._report_space)
+        self._group.loop("save-members", self._save_members, first_s=SAVE_S)
+        self._group.loop("out-after", self._refresh_placement, first_s=SAVE_S)
+
+    # --- while it runs -------------------------------------------------------------------------------
+
+    def _changed(self, change: Change) -> None:
+        self._members_changed = True
+        if change.new == "alive" and change.old != "alive":
+            self.services.pinning.sync_soon(change.member.id)
+
+    def _clash(self, error: errors.IdentityRefused) -> None:
+        self._fail("identity", error)
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        """A greenlet that the node cannot do without has ended: so does the node, with its error."""
+        if self._failure is None:
+            self._failure = error
+        self._over.set()
+
+    def _recount(self) -> float:
+        self.services.local.run(self.services.local.store.recount)
+        return 24 * 3600.0
+
+    def _report_space(self) -> float:
+        local = self.services.local
+        free = local.run(local.store.free_bytes)
+        self.services.cluster.membership.report_space(local.usage().bytes, free)
+        return SPACE_S
+
+    def _save_members(self) -> float:
+        if self._members_changed:
+            self._members_changed = False
+            rows = self.services.cluster.membership.snapshot()[1:]
+            self.services.pinning.run(self.services.pinning.catalog.save_members, rows)
+        return SAVE_S
+
+    def _refresh_placement(self) -> float:
+        # A member that stays dead loses its shards at `out_after`, without any row changing.
+        self.services.cluster.changed()
+        return SAVE_S
+
+    def reload(self, config: Config) -> None:
+        """Take over what can change while running."""
+        self.config = self.services.config = config
+        self.services.cluster.out_after_s = config.repair.out_after
+        self.services.cluster.changed()
+        self.services.local.store.set_limits(config.storage.max_size or None, config.storage.reserve_free)
+        self.identity.reload(config)
+
+    def wait(self) -> None:
+        """Until the node is stopped; raises the error of a part that it cannot do without."""
+        self._over.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    # --- the end -------------------------------------------------------------------------------------
+
+    def drain(self, grace_s: float) -> None:
+        """Take no new connection or request; give what runs some time to end."""
+        self._server.drain(grace_s)
+
+    def stop(self) -> None:
+        """Close everything. What was acknowledged is on disk already; nothing has to be saved for safety."""
+        services = self.services
+        self._server.close()
+        self._connections.close()
+        services.gossip.stop()
+        self._save_members()
+        services.pinning.stop()
+        services.reader.close()
+        services.placer.close()
+        services.fetcher.close()
+        services.cluster.peers.close()
+        self._group.close()
+        services.local.run(services.local.store.close)
+        services.local.close()
+        self._lock.close()
+        self._over.set()
