@@ -12,6 +12,7 @@ from p2pfs.core import wire
 
 Row = TypeVar("Row")
 End = TypeVar("End")
+Shape = TypeVar("Shape", bound=tuple[Any, ...])
 
 
 class Answers(Iterator[Row], Generic[Row, End]):
@@ -68,19 +69,19 @@ class Calls:
         return Answers(source())
 
     def parts(
-        self, deadline: Deadline, shape: type[End], verb: str, *args: Any, fds: tuple[int, ...] = ()
-    ) -> Answers[bytes, End]:
+        self, deadline: Deadline, shape: type[Shape], verb: str, *args: Any, fds: tuple[int, ...] = ()
+    ) -> Answers[bytes, Shape]:
         """The parts of a streaming verb, then its last word as a tuple of `answers`."""
-        def source() -> Generator[bytes, None, End]:
+        def source() -> Generator[bytes, None, Shape]:
             parts = self.stream(deadline, verb, *args, fds=fds)
             yield from parts
             return parse_line(shape, parts.end)
 
         return Answers(source())
 
-    def rows(self, deadline: Deadline, shape: type[Row], verb: str, *args: Any) -> Answers[Row, bytes]:
+    def rows(self, deadline: Deadline, shape: type[Shape], verb: str, *args: Any) -> Answers[Shape, bytes]:
         """The JSON lines of a streaming verb as tuples of `answers`, then its last word."""
-        def source() -> Generator[Row, None, bytes]:
+        def source() -> Generator[Shape, None, bytes]:
             parts = self.stream(deadline, verb, *args)
             for part in parts:
                 yield from (parse_line(shape, line) for line in part.splitlines())
@@ -98,6 +99,6 @@ class Calls:
         return Answers(source())
 
 
-def parse_line(shape: type[Row], line: bytes) -> Row:
+def parse_line(shape: type[Shape], line: bytes) -> Shape:
     """One JSON line as a tuple of `answers`. Raises ProtocolError."""
     return parse(shape, wire.parse_json(line, dict))

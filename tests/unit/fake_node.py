@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,7 +68,10 @@ class Talk:
         self._fds: list[int] = []
 
     def _more(self) -> None:
-        data, ancillary, _, _ = self.sock.recvmsg(65536, socket.CMSG_SPACE(4 * 16))
+        if isinstance(self.sock, ssl.SSLSocket):
+            data, ancillary = self.sock.recv(65536), []
+        else:
+            data, ancillary, _, _ = self.sock.recvmsg(65536, socket.CMSG_SPACE(4 * 16))
         for level, kind, payload in ancillary:
             assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
             fds = array.array("i")
@@ -117,10 +121,11 @@ class Talk:
 
 
 class FakeNode:
-    """Start it with `with`; `address` is its socket."""
+    """Start it with `with`; `address` is its control socket, or with a TLS context its HOST:PORT."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, context: ssl.SSLContext | None = None) -> None:
         self.address = str(folder / "control.sock")
+        self._context = context
         self.trees: dict[str, Tree] = {}
         """By CID."""
         self.pinned: dict[str, str] = {}
@@ -142,8 +147,13 @@ class FakeNode:
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> FakeNode:
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.address)
+        if self._context is None:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(self.address)
+        else:
+            self._listener = socket.socket()
+            self._listener.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._listener.listen(16)
         self._thread(self._accept)
         return self
@@ -187,6 +197,8 @@ class FakeNode:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            if self._context is not None:
+                sock = self._context.wrap_socket(sock, server_side=True)
             self.connections += 1
             talk = Talk(self, sock)
             self._talks.append(talk)

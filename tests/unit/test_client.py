@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import io
 import os
@@ -22,6 +23,7 @@ from p2pfs import CID, Client, errors
 from p2pfs.client import answers, files, pool, sending
 from p2pfs.client.remote_file import MOST_BYTES, RemoteFile
 from p2pfs.core import wire
+from p2pfs.net import certificates, tls
 from tests.unit.fake_node import FakeNode, Link, Talk, cid_of
 
 MIB = 1024 * 1024
@@ -536,6 +538,48 @@ def test_a_remote_address_needs_certificates() -> None:
         Client("nas:4640")
 
 
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[tuple[FakeNode, Client]]:
+    """A node behind TLS, and a client of the same cluster."""
+    authority = certificates.derive_authority("a secret")
+    now = datetime.datetime.now(datetime.UTC)
+    folders = []
+    for name in ("n", "client"):
+        folder = tmp_path / name
+        folder.mkdir()
+        key = certificates.new_key()
+        (folder / "key.pem").write_bytes(key)
+        (folder / "ca.pem").write_bytes(authority.pem)
+        (folder / "cert.pem").write_bytes(certificates.issue(authority, certificates.load_key(key), name, now))
+        folders.append(folder)
+    context = tls.server_context(*(str(folders[0] / name) for name in ("ca.pem", "cert.pem", "key.pem")))
+    with FakeNode(tmp_path, context) as node, Client(node.address, tls_dir=folders[1]) as client:
+        yield node, client
+
+
+def test_a_remote_node_gets_and_gives_everything_in_line(remote: tuple[FakeNode, Client], here: Path) -> None:
+    node, client = remote
+    Path("f").write_bytes(data_of(3 * MIB + 1))
+    stored = client.store("f")
+    assert node.trees[str(stored.cid)] == data_of(3 * MIB + 1)
+    assert "FD" not in node.records
+    Path(files.part_path("g", str(stored.cid))).write_bytes(b"of an earlier try" * MIB)
+    client.get(stored.cid, "g")
+    assert Path("g").read_bytes() == Path("f").read_bytes()
+    tree = {b"a": data_of(70_000), b"b": {b"c": b"1", b"l": Link(b"c")}}
+    client.get(node.keep(tree), "t")
+    assert read_tree(b"t") == tree
+    client.store("t")
+    assert node.trees[node.pinned["t"]] == tree
+
+
+def test_a_remote_refusal_in_mid_stream_is_told(remote: tuple[FakeNode, Client]) -> None:
+    node, client = remote
+    node.refuse_store_after = 0
+    with pytest.raises(errors.NoSpace, match="max_size"):
+        client.store(io.BytesIO(data_of(30 * MIB)))
+
+
 def test_the_default_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("P2PFS_NODE", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
@@ -566,3 +610,39 @@ def test_importing_the_client_loads_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_tree_is_sent_with_small_files_in_line_and_large_ones_by_descriptor(
+    node: FakeNode, client: Client, here: Path
+) -> None:
+    tree = {
+        b"big": data_of(sending.SMALL_BYTES + 1), b"empty": b"", b"none": {}, b"small": data_of(sending.SMALL_BYTES),
+        b"sub": {b"link": Link(b"../big"), **{b"%d" % i: b"%d" % i for i in range(500)}},
+    }
+    node.keep(tree)
+    client.get(cid_of(tree), "t")
+    node.records.clear()
+    seen: list[answers.Progress] = []
+    stored = client.store("t", progress=seen.append)
+    assert node.trees[str(stored.cid)] == tree
+    assert node.records.count("FD") == 1
+    assert seen[-1].bytes == seen[-1].size
+
+
+def test_a_file_that_changes_while_it_is_sent_is_refused(node: FakeNode, client: Client, here: Path) -> None:
+    Path("t").mkdir()
+    Path("t/a").write_bytes(b"1")
+    Path("t/shrinking").write_bytes(data_of(1000))
+
+    class Shrinking(sending.Outgoing):
+        def record(self, name: str, *args: Any, **kwargs: Any) -> None:
+            super().record(name, *args, **kwargs)
+            if name == "FILE":
+                os.truncate("t/shrinking", 500)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sending, "Outgoing", Shrinking)
+        with pytest.raises(errors.Refused, match=r"shrinking.*changed"):
+            client.store("t")
+    assert not node.pinned
+    assert client.store("t").size == 501
