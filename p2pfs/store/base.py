@@ -1,10 +1,10 @@
-"""The block store contract: what every implementation promises, and one suite (tests/contract) checks of each.
+"""The block store contract: what every implementation promises, and one suite (tests/contract) checks.
 
-A store keeps blocks: immutable bytes of at most 2 MiB, each under the multihash of its content. The codec and the
-version of the CID that led here do not matter: the same bytes are one block.
+A store keeps blocks: immutable bytes of at most 2 MiB, each under the multihash of its content. The codec and
+the version of the CID that led here do not matter: the same bytes are one block.
 
-Calls block, and come from many native threads at once. Each is all that has to be done for one block, so that a
-caller spends one thread job on it. Buffers belong to the caller and are not kept after the call.
+Calls block, and come from many native threads at once. Each is all that has to be done for one block, so that
+a caller spends one thread job on it. Buffers belong to the caller and are not kept after the call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Usage(NamedTuple):
 
 
 class BlockStore(Protocol):
-    """Blocks by multihash. A method raises what its text names, NoSpace, Busy or Refused when the disk fails it."""
+    """Blocks by multihash. A method raises what its text names; NoSpace, Busy, Refused if the disk fails."""
 
     def has(self, block: Multihash, renew: bool = False) -> bool:
         """Whether the block is here, durably. Its bytes are not looked at.
@@ -43,33 +43,35 @@ class BlockStore(Protocol):
     def read(self, block: Multihash, into: memoryview) -> int:
         """Read the block into the front of a buffer of at least 2 MiB; return its length.
 
-        What this returns was hashed after it was read. A copy that does not match its name, or cannot be read,
-        is moved to quarantine before Corrupt is raised: it is never served, and `has` is False from then on.
-        Raises NotFound, Corrupt. The buffer's content is undefined after an error.
+        What this returns was hashed after it was read. A copy that does not match its name, or cannot be
+        read, is moved to quarantine before Corrupt is raised: it is never served, and `has` is False from
+        then on. Raises NotFound, Corrupt. The buffer's content is undefined after an error.
         """
 
     def put(self, block: Multihash, data: memoryview, is_verified: bool = False) -> int | None:
         """Keep a block. When this returns, the block survives the loss of power.
 
-        Returns the age token of a block that is new here (never 0; see `discard`), None when it was here already: its
-        age is then renewed as by `has`, and a copy of the wrong length goes to quarantine and counts as absent.
-        Several threads may put the same block: one writes, the others wait for it, and all may rely on it.
+        Returns the age token of a block that is new here (never 0; see `discard`), None when it was here
+        already: its age is then renewed as by `has`, and a copy of the wrong length goes to quarantine and
+        counts as absent. Several threads may put the same block: one writes, the others wait for it, and all
+        may rely on it.
 
-        `is_verified` is for a caller that computed `block` from this very buffer in the same job; anybody else
-        leaves it, and the store hashes. Nothing is left behind by a failure. Raises TooBig over 2 MiB, Corrupt when
-        `data` does not have that hash, NoSpace when a limit or the disk leaves no room or refuses writes.
+        `is_verified` is for a caller that computed `block` from this very buffer in the same job; anybody
+        else leaves it, and the store hashes. Nothing is left behind by a failure. Raises TooBig over 2 MiB,
+        Corrupt when `data` does not have that hash, NoSpace when a limit or the disk leaves no room or
+        refuses writes.
         """
 
     def discard(self, block: Multihash, token: int) -> bool:
-        """Take back a block whose `put` returned `token`, unless it was renewed since; True when it is gone by this."""
+        """Take back a block whose `put` returned `token`, unless it was renewed since; True when it went."""
 
     def delete(self, block: Multihash) -> bool:
-        """Remove a block; True when there was one. It works on a full disk, and may be undone by a loss of power."""
+        """Remove a block; True when there was one. Works on a full disk; a loss of power may undo it."""
 
     def iterate(self, shard: int) -> Iterator[Multihash]:
-        """The blocks of one shard (0 to 4095) in ascending order of digest; files that are no blocks are skipped.
+        """The blocks of one shard (0 to 4095) in ascending order of digest.
 
-        A block that is put or removed meanwhile may be in it or not.
+        Files that are no blocks are skipped. A block that is put or removed meanwhile may be in it or not.
         """
 
     def usage(self) -> Usage:
@@ -93,7 +95,7 @@ def check_block(block: Multihash, data: memoryview, is_verified: bool) -> None:
     if len(data) > MAX_BLOCK:
         raise errors.TooBig(f"a block of {len(data)} bytes; at most {MAX_BLOCK} are allowed")
     if not is_verified and not matches(block, data):
-        raise errors.Corrupt(f"{len(data)} bytes were to be stored as {digest_of(block).hex()}, and are not that block")
+        raise errors.Corrupt(f"{len(data)} bytes came as {digest_of(block).hex()}, and are not that block")
 
 
 def check_buffer(into: memoryview) -> None:

@@ -1,32 +1,31 @@
 """Blocks as files (see `layout` for where they lie).
 
-Durability follows the order write, fsync of the file, rename, fsync of the folder; a block counts after the last of
-them. A crash leaves at most a file in `temp`, which the next start removes. Nothing is cached: what `ls` shows is
-what there is.
+Durability follows the order write, fsync of the file, rename, fsync of the folder; a block counts after the
+last of them. A crash leaves at most a file in `temp`, which the next start removes. Nothing is cached: what
+`ls` shows is what there is.
 
-All changes to one block are made by one thread at a time (`_changing`); different blocks do not wait for each other.
+All changes to one block are made by one thread at a time (`changes`); other blocks do not wait for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
 import stat
 import threading
-import time
 from collections.abc import Iterator
 
 from p2pfs import errors
 from p2pfs.core.multihash import Multihash, matches, shard_of
 from p2pfs.core.wire import MAX_BLOCK
-from p2pfs.store import layout
+from p2pfs.store import blockfile, layout, quarantine
 from p2pfs.store.base import Usage, check_block, check_buffer
-from p2pfs.store.files import disk_error, sync_folder, write_all
+from p2pfs.store.blockfile import ABSENT
+from p2pfs.store.changes import Changes
+from p2pfs.store.files import disk_error, sync_folder
 from p2pfs.store.space import Space
 
-_ABSENT = (FileNotFoundError, NotADirectoryError)
 _NOT_THE_FILES_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -36,14 +35,16 @@ class DiskStore:
     def __init__(
         self, data_dir: str | os.PathLike[str], max_size: int | None = None, reserve_free: int = 0
     ) -> None:
-        """Open, or lay out, the store. Sizes in bytes; max_size None for no limit. Raises NoSpace, Busy, Refused."""
+        """Open, or lay out, the store. Sizes in bytes, max_size None for no limit.
+
+        Raises NoSpace, Busy, Refused.
+        """
         self._data_dir = os.path.abspath(data_dir)
         self._blocks = os.path.join(self._data_dir, layout.BLOCKS)
-        self._quarantine = os.path.join(self._data_dir, layout.QUARANTINE)
+        self._quarantine = os.path.join(self._data_dir, quarantine.FOLDER)
         self._temp = os.path.join(self._data_dir, layout.TEMP)
         self._numbers = itertools.count()
-        self._changes: dict[Multihash, threading.Lock] = {}
-        self._last_change: list[object] = [None] * layout.SHARDS
+        self._changes = Changes()
         self._counting = threading.Lock()
         try:
             is_new = not os.path.exists(self._blocks)
@@ -55,9 +56,9 @@ class DiskStore:
 
     def _make_folders(self) -> None:
         for folder in (self._quarantine, self._temp, self._blocks):
-            _make_folder(folder)
+            blockfile.make_folder(folder)
         for name in layout.TEMP_FOLDERS:
-            _make_folder(os.path.join(self._temp, name))
+            blockfile.make_folder(os.path.join(self._temp, name))
         self._make_shard_folders()
         sync_folder(self._data_dir)
 
@@ -66,7 +67,7 @@ class DiskStore:
         there = set(os.listdir(self._blocks))
         missing = [name for name in layout.SHARD_FOLDERS if name not in there]
         for name in missing:
-            _make_folder(os.path.join(self._blocks, name))
+            blockfile.make_folder(os.path.join(self._blocks, name))
         if missing:
             sync_folder(self._blocks)
 
@@ -80,44 +81,27 @@ class DiskStore:
         name = layout.block_name(block)
         return f"{self._blocks}/{name[:3]}/{name}"
 
-    @contextlib.contextmanager
-    def _changing(self, block: Multihash) -> Iterator[int]:
-        """Be the only thread that changes this block; yields its shard."""
-        mine = threading.Lock()
-        mine.acquire()
-        while (other := self._changes.setdefault(block, mine)) is not mine:
-            with other:  # held until the other change is complete
-                pass
-        shard = shard_of(block)
-        self._last_change[shard] = mine
-        try:
-            yield shard
-        finally:
-            self._last_change[shard] = object()
-            del self._changes[block]
-            mine.release()
-
     # --- looking -------------------------------------------------------------------------------------
 
     def has(self, block: Multihash, renew: bool = False) -> bool:
         """See `BlockStore.has`. One system call."""
         path, shard = self._path(block), shard_of(block)
         while True:
-            before = self._last_change[shard]
+            mark = self._changes.mark(shard)
             try:
                 if renew:
-                    _renew(path)
+                    blockfile.renew(path)
                 else:
                     os.stat(path)
-            except _ABSENT:
+            except ABSENT:
                 return False
             except OSError as error:
                 raise disk_error(f"cannot look at {path}", error) from error
-            # A file whose folder is not synced yet is no durable block; one that a removal had looked at before
-            # it was renewed is about to go. Both are in `_changes`, or were and have left their mark.
-            if block in self._changes:
+            # A file whose folder is not synced yet is no durable block; one that a removal had looked at
+            # before it was renewed is about to go. Both are changing, or were and have left their mark.
+            if self._changes.is_changing(block):
                 return False
-            if self._last_change[shard] is before:
+            if self._changes.mark(shard) is mark:
                 return True
 
     def size(self, block: Multihash) -> int:
@@ -133,15 +117,16 @@ class DiskStore:
         path = self._path(block)
         inode = None
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO in place of a block must not stop the thread
+            # Not blocking: a FIFO in place of a block must not stop the thread.
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
-                length = _read_whole(fd, into[:MAX_BLOCK])
+                length = blockfile.read(fd, into[:MAX_BLOCK])
                 if length is not None and matches(block, into[:length]):
                     return length
                 inode, why = os.fstat(fd).st_ino, "its bytes do not have the hash that names it"
             finally:
                 os.close(fd)
-        except _ABSENT:
+        except ABSENT:
             raise _not_found(block) from None
         except OSError as error:
             if error.errno in _NOT_THE_FILES_FAULT:
@@ -155,7 +140,7 @@ class DiskStore:
         path = os.path.join(self._blocks, folder)
         try:
             names = os.listdir(path)
-        except _ABSENT:
+        except ABSENT:
             return
         except OSError as error:
             raise disk_error(f"cannot list {path}", error) from error
@@ -173,7 +158,7 @@ class DiskStore:
         if self._space.needs_count:
             self._count_first()
         try:
-            with self._changing(block) as shard:
+            with self._changes.of(block) as shard:
                 if self._is_whole(path, shard, size):
                     return None
                 self._space.reserve(size)
@@ -186,15 +171,17 @@ class DiskStore:
                 return token
         except OSError as error:
             # Whatever the reason is, this disk takes no block now, and the writer has to find another.
-            raise errors.NoSpace(f"cannot write block {path}: {error.strerror}; look at the disk, its permissions and "
-                                 "the kernel's log") from error
+            raise errors.NoSpace(
+                f"cannot write block {path}: {error.strerror}; look at the disk, its permissions and the "
+                "kernel's log"
+            ) from error
 
     def _is_whole(self, path: str, shard: int, size: int) -> bool:
         """Renew the block if it is here. What is in its place and cannot be it goes to quarantine."""
         try:
-            _renew(path)
+            blockfile.renew(path)
             found = os.stat(path)
-        except _ABSENT:
+        except ABSENT:
             return False
         if stat.S_ISREG(found.st_mode) and found.st_size == size:
             return True
@@ -202,35 +189,12 @@ class DiskStore:
         return False
 
     def _write(self, path: str, data: memoryview) -> int:
-        """A new block's file, durable; its age token. Nothing remains after an error. Raises OSError."""
-        folder, name = os.path.split(path)
-        temp = f"{self._temp}/{name[0]}/{next(self._numbers)}"
-        where = temp
-        try:
-            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
-            try:
-                write_all(fd, data)
-                os.fdatasync(fd)
-                token = os.fstat(fd).st_mtime_ns
-            finally:
-                os.close(fd)
-            try:
-                os.rename(temp, path)
-            except FileNotFoundError:  # somebody removed the shard's folder
-                _make_folder(folder)
-                sync_folder(self._blocks)
-                os.rename(temp, path)
-            where = path
-            sync_folder(folder)
-            return token
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(where)
-            raise
+        first_digit = os.path.basename(path)[0]
+        return blockfile.write(path, f"{self._temp}/{first_digit}/{next(self._numbers)}", data)
 
     def discard(self, block: Multihash, token: int) -> bool:
         """See `BlockStore.discard`."""
-        # Where a file system keeps whole seconds only, a renewal may not show: keep the block, collection takes it.
+        # Where a file system keeps whole seconds only, a renewal may not show: leave it to collection.
         return token % 1_000_000_000 != 0 and self._remove(block, token)
 
     def delete(self, block: Multihash) -> bool:
@@ -240,7 +204,7 @@ class DiskStore:
     def _remove(self, block: Multihash, token: int | None) -> bool:
         path = self._path(block)
         try:
-            with self._changing(block) as shard:
+            with self._changes.of(block) as shard:
                 found = os.stat(path)
                 if token is not None and found.st_mtime_ns != token:
                     return False
@@ -250,7 +214,7 @@ class DiskStore:
                 os.unlink(path)
                 self._space.remove(shard, found.st_size)
                 return True
-        except _ABSENT:
+        except ABSENT:
             return False
         except OSError as error:
             raise disk_error(f"cannot remove {path}", error) from error
@@ -260,21 +224,19 @@ class DiskStore:
     def _condemn(self, block: Multihash, path: str, inode: int | None) -> str:
         """Quarantine the file that was read, unless a good one has taken its place; says what was done."""
         try:
-            with self._changing(block) as shard:
+            with self._changes.of(block) as shard:
                 if inode is not None and os.stat(path).st_ino != inode:
                     return "it was replaced meanwhile"
                 return f"moved to {self._move_to_quarantine(path, shard)}"
-        except _ABSENT:
+        except ABSENT:
             return "it was removed meanwhile"
         except OSError as error:
             return f"it could not be moved to quarantine ({error.strerror}), move it out of the way by hand"
 
     def _move_to_quarantine(self, path: str, shard: int) -> str:
-        """Only within `_changing`. Raises OSError."""
+        """Only within a change of the block. Raises OSError."""
         found = os.lstat(path)
-        base = os.path.join(self._quarantine, f"{os.path.basename(path)}.{int(time.time())}")
-        target = next(name for name in _alternatives(base) if not os.path.lexists(name))
-        os.rename(path, target)
+        target = quarantine.move(path, self._quarantine)
         if stat.S_ISREG(found.st_mode):
             self._space.remove(shard, found.st_size)
         return target
@@ -314,17 +276,17 @@ class DiskStore:
         self._space.begin_count()
         for shard in range(layout.SHARDS):
             while not self._count_shard(shard):
-                time.sleep(0.01)  # somebody changes this shard: rare, over soon
+                self._changes.settle(shard)
         self._space.end_count()
 
     def _count_shard(self, shard: int) -> bool:
         folder = layout.SHARD_FOLDERS[shard]
         path = os.path.join(self._blocks, folder)
         blocks = size = 0
-        before = self._last_change[shard]
+        mark = self._changes.mark(shard)
         try:
             names = os.listdir(path)
-        except _ABSENT:
+        except ABSENT:
             names = []
         except OSError as error:
             raise disk_error(f"cannot list {path}", error) from error
@@ -335,50 +297,20 @@ class DiskStore:
                     blocks += 1
                     size += found.st_size
 
-        def is_unchanged() -> bool:
-            return self._last_change[shard] is before and all(shard_of(block) != shard for block in list(self._changes))
-
-        return self._space.count_shard(shard, blocks, size, is_unchanged)
+        return self._space.count_shard(
+            shard, blocks, size, is_unchanged=lambda: self._changes.is_quiet_since(mark, shard)
+        )
 
     def close(self) -> None:
         """See `BlockStore.close`. Keeps the figures, so that the next start knows them."""
         self._space.save()
 
 
-def _make_folder(path: str) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-
-
 def _look(path: str) -> os.stat_result | None:
     try:
-        return os.stat(path)
-    except _ABSENT:
-        return None
+        return blockfile.look(path)
     except OSError as error:
         raise disk_error(f"cannot look at {path}", error) from error
-
-
-def _renew(path: str) -> None:
-    # Not "now" as the kernel has it: its clock ticks in milliseconds, and a renewal must always show (`discard`).
-    now = time.time_ns()
-    os.utime(path, ns=(now, now))
-
-
-def _read_whole(fd: int, into: memoryview) -> int | None:
-    """The file's bytes into the buffer; their number, None when they are more than it holds. Raises OSError."""
-    length = 0
-    while count := os.readv(fd, [into[length:]]) if length < len(into) else len(os.read(fd, 1)):
-        length += count
-        if length > len(into):
-            return None
-    return length
-
-
-def _alternatives(base: str) -> Iterator[str]:
-    yield base
-    for number in itertools.count(1):
-        yield f"{base}-{number}"
 
 
 def _not_found(block: Multihash) -> errors.NotFound:

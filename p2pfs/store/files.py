@@ -48,7 +48,8 @@ def write_all(fd: int, data: memoryview | bytes) -> None:
 def write_atomically(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -> None:
     """Replace a file's content, durably: after a crash it is the old or the new one, never a mixture.
 
-    One writer at a time for each path; what a crash left is overwritten by the next. Raises NoSpace, Busy, Refused.
+    One writer at a time for each path; what a crash left is overwritten by the next. Raises NoSpace, Busy,
+    Refused.
     """
     path = os.fspath(path)
     temp = f"{path}.temp"
@@ -83,19 +84,26 @@ def prepare_data_dir(path: str | os.PathLike[str]) -> None:
         found = _read_format(path)
         if found is None:
             if os.path.lexists(os.path.join(path, "blocks")):
-                raise errors.Refused(f"{path} has blocks and no file {FORMAT_FILE!r}; is it a p2pfs data directory? "
-                                     f"If so, write '{FORMAT}' into {FORMAT_FILE!r} there")
-            write_atomically(os.path.join(path, FORMAT_FILE),
-                             b"%d\np2pfs data directory; the number is the version of its format\n" % FORMAT, 0o644)
+                raise errors.Refused(
+                    f"{path} has blocks and no file {FORMAT_FILE!r}; is it a p2pfs data directory? "
+                    f"If so, write '{FORMAT}' into {FORMAT_FILE!r} there"
+                )
+            text = f"{FORMAT}\np2pfs data directory; the number is the version of its format\n"
+            write_atomically(os.path.join(path, FORMAT_FILE), text.encode("ascii"), 0o644)
         elif found > FORMAT:
-            raise errors.Refused(f"{path} was written by a newer p2pfs (format {found}, this one reads up to {FORMAT});"
-                                 " start that version, or use another data_dir")
-        # Whether root may write is not in the mode bits: a read-only mount or an image shows only in the attempt.
+            raise errors.Refused(
+                f"{path} was written by a newer p2pfs (format {found}, this one reads up to {FORMAT}); "
+                "start that version, or use another data_dir"
+            )
+        # Whether root may write is not in the mode bits: a read-only mount or an image shows only in the
+        # attempt.
         probe = os.path.join(path, LOCK_FILE)
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
     except OSError as error:
-        raise errors.ConfigError(f"data_dir {path} cannot be used: {error.strerror}; create it, give it to the user "
-                                 "that the node runs as, or set [node] data_dir to another one") from error
+        raise errors.ConfigError(
+            f"data_dir {path} cannot be used: {error.strerror}; create it, give it to the user that the node "
+            "runs as, or set [node] data_dir to another one"
+        ) from error
 
 
 def _read_format(path: str) -> int | None:

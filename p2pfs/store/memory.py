@@ -47,7 +47,7 @@ class MemoryStore:
             with self._lock:
                 if block in self._blocks and self._blocks[block][0] is data:
                     self._bad.append(self._take_out(block))
-            raise errors.Corrupt(f"block {digest_of(block).hex()} in memory does not have the hash that names it")
+            raise errors.Corrupt(f"block {digest_of(block).hex()} in memory: its bytes do not have that hash")
         into[: len(data)] = data
         return len(data)
 
@@ -74,7 +74,9 @@ class MemoryStore:
                     return None
                 self._bad.append(self._take_out(block))
             if self._max_size is not None and self._bytes + len(data) > self._max_size:
-                raise errors.NoSpace(f"no room for {len(data)} bytes: {self._bytes} of {self._max_size} are in use")
+                raise errors.NoSpace(
+                    f"no room for {len(data)} bytes: {self._bytes} of {self._max_size} are in use"
+                )
             token = self._renewed()
             self._blocks[block] = bytes(data), token
             self._bytes += len(data)

@@ -1,8 +1,8 @@
 """How much is stored, and whether more may be: every byte is reserved before it is written.
 
-Both limits are hard, whatever number of threads writes: `max_size` bounds the bytes of all blocks, `reserve_free`
-is what stays free on the file system (inodes are looked at too). What others write to the same file system between
-the check and the write cannot be excluded.
+Both limits are hard, whatever number of threads writes: `max_size` bounds the bytes of all blocks,
+`reserve_free` is what stays free on the file system (inodes are looked at too). What others write to the same
+file system between the check and the write cannot be excluded.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Space:
             self._reserved_disk_bytes += disk_bytes
             self._reserved_files += 1
             reserved_bytes, reserved_files = self._reserved_disk_bytes, self._reserved_files
-        # Asked after reserving: what another thread has written is then either in `free` or still in `reserved`.
-        # Two threads may so both be refused the last place; neither can exceed the limit.
+        # Asked after reserving: what another thread has written is then either in `free` or still in
+        # `reserved`. Two threads may so both be refused the last place; neither can exceed the limit.
         try:
             free = os.statvfs(self._data_dir)
             self._check_disk(free, size, reserved_bytes, reserved_files)
@@ -79,14 +79,17 @@ class Space:
             self.release(size)
             raise
 
-    def _check_disk(self, free: os.statvfs_result, size: int, reserved_bytes: int, reserved_files: int) -> None:
+    def _check_disk(
+        self, free: os.statvfs_result, size: int, reserved_bytes: int, reserved_files: int
+    ) -> None:
         free_bytes = free.f_bavail * free.f_frsize
         if free_bytes - reserved_bytes < self._reserve_free:
             _refuse(
                 f"no room for {size} bytes: {free_bytes} bytes are free on the disk of {self._data_dir}, "
                 f"{reserved_bytes} of them for blocks in work, and reserve_free keeps {self._reserve_free}"
             )
-        if free.f_files and free.f_favail < reserved_files:  # f_files is 0 where inodes are not limited (btrfs)
+        # f_files is 0 where inodes are not limited (btrfs).
+        if free.f_files and free.f_favail < reserved_files:
             _refuse(f"no room for a file: {free.f_favail} inodes are free on the disk of {self._data_dir}")
 
     def release(self, size: int) -> None:
@@ -128,7 +131,8 @@ class Space:
     def count_shard(self, shard: int, blocks: int, size: int, is_unchanged: Callable[[], bool]) -> bool:
         """What was found in the next shard. False, and nothing counted, when the shard changed meanwhile.
 
-        From here on, changes in this shard are followed; `is_unchanged` is asked under the lock, so none is lost.
+        From here on, changes in this shard are followed; `is_unchanged` is asked under the lock, so none is
+        lost.
         """
         with self._lock:
             if not is_unchanged():

@@ -413,4 +413,6 @@ def test_disk_against_a_dict(tmp_path: Path) -> None:
             self.store.close()
             self.store = DiskStore(tmp_path)
 
-    run_state_machine_as_test(DiskModel, settings=settings(max_examples=15, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(
+        DiskModel, settings=settings(max_examples=15, stateful_step_count=30, deadline=None)
+    )

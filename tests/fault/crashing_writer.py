@@ -1,4 +1,5 @@
-"""Child process of test_disk_crashes.py: puts blocks from several threads until it is killed; tells which are durable.
+"""Child process of test_disk_crashes.py: puts blocks from several threads until it is killed; tells which are
+durable.
 
     python crashing_writer.py FOLDER SEED
 """

@@ -17,7 +17,7 @@ import pytest
 import p2pfs
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.wire import MAX_BLOCK
-from p2pfs.store import disk
+from p2pfs.store import blockfile, files
 from p2pfs.store.disk import DiskStore
 
 BUFFER = memoryview(bytearray(MAX_BLOCK))
@@ -108,17 +108,19 @@ def test_a_crash_at_each_step_leaves_all_or_nothing(tmp_path: Path, step: str, i
     assert (again.put(BLOCK, DATA) is None) == is_there
 
 
-def test_a_block_counts_only_after_its_folder_was_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_counts_only_after_its_folder_was_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = DiskStore(tmp_path)
     is_named, may_sync = threading.Event(), threading.Event()
-    real = disk.sync_folder
+    real = files.sync_folder
 
     def sync_later(path: str) -> None:
         is_named.set()
         assert may_sync.wait(30)
         real(path)
 
-    monkeypatch.setattr(disk, "sync_folder", sync_later)
+    monkeypatch.setattr(blockfile, "sync_folder", sync_later)
     results: list[int | None] = []
     first = threading.Thread(target=lambda: results.append(store.put(BLOCK, DATA)))
     first.start()
@@ -152,7 +154,8 @@ def test_the_system_calls_come_in_the_durable_order(tmp_path: Path) -> None:
         pytest.skip("strace is not installed")
     trace, folder = tmp_path / "trace", tmp_path / "data"
     folder.mkdir()
-    command = [strace, "-f", "-y", "-s", "20", "-o", str(trace), "-e", "trace=desc,file", sys.executable, "-c", ONE_PUT]
+    options = ["-f", "-y", "-s", "20", "-o", str(trace), "-e", "trace=desc,file"]
+    command = [strace, *options, sys.executable, "-c", ONE_PUT]
     done = subprocess.run(
         [*command, str(folder)], capture_output=True, text=True, timeout=60, check=False, env=CHILD_ENV
     )

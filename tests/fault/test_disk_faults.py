@@ -1,4 +1,4 @@
-"""Damaged, missing and unreadable files; full and failing disks. No wrong byte comes back, nothing is left behind."""
+"""Damaged, missing and unreadable files; full and failing disks. Wrong bytes never come back."""
 
 import errno
 import os
@@ -47,7 +47,7 @@ def files_below(folder: Path) -> list[str]:
     return sorted(name for _, _, names in os.walk(folder) for name in names)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes | bytearray) -> None:
     path.unlink()
     path.write_bytes(data)
 
@@ -121,7 +121,9 @@ def make_loop(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [make_folder, make_loop, os.mkfifo])
-def test_what_is_no_file_goes_to_quarantine(store: DiskStore, path: Path, make: Callable[[Path], None]) -> None:
+def test_what_is_no_file_goes_to_quarantine(
+    store: DiskStore, path: Path, make: Callable[[Path], None]
+) -> None:
     path.unlink()
     make(path)
     check_condemned(store, match="cannot be read|do not have the hash")
@@ -151,7 +153,9 @@ def fail_with(number: int) -> Callable[..., Any]:
     return fail
 
 
-@pytest.mark.parametrize(("call", "number"), [("readv", errno.EIO), ("open", errno.EIO), ("open", errno.EACCES)])
+@pytest.mark.parametrize(
+    ("call", "number"), [("readv", errno.EIO), ("open", errno.EIO), ("open", errno.EACCES)]
+)
 def test_an_unreadable_file_goes_to_quarantine(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:

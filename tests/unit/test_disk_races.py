@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from p2pfs.core.multihash import SHA2_256, multihash, shard_of
-from p2pfs.store import disk
+from p2pfs.store import blockfile, files
+from p2pfs.store.changes import Changes
 from p2pfs.store.disk import DiskStore
 
 DATA = memoryview(b"contended")
@@ -26,7 +27,7 @@ def test_a_renewal_between_the_look_and_the_removal_of_a_discard_is_no_promise(
     token = store.put(BLOCK, DATA)
     assert token
     looked, renewed = threading.Event(), threading.Event()
-    real_renew, real_unlink = disk._renew, os.unlink
+    real_renew, real_unlink = blockfile.renew, os.unlink
 
     def unlink(path: str) -> None:
         looked.set()
@@ -34,7 +35,7 @@ def test_a_renewal_between_the_look_and_the_removal_of_a_discard_is_no_promise(
         real_unlink(path)
 
     def renew(path: str) -> None:
-        monkeypatch.setattr(disk, "_renew", real_renew)
+        monkeypatch.setattr(blockfile, "renew", real_renew)
         discarding = threading.Thread(target=store.discard, args=(BLOCK, token))
         discarding.start()
         assert looked.wait(30)
@@ -43,7 +44,7 @@ def test_a_renewal_between_the_look_and_the_removal_of_a_discard_is_no_promise(
         discarding.join(30)
 
     monkeypatch.setattr(os, "unlink", unlink)
-    monkeypatch.setattr(disk, "_renew", renew)
+    monkeypatch.setattr(blockfile, "renew", renew)
     assert not store.has(BLOCK, renew=True), "it is gone"
 
 
@@ -53,20 +54,22 @@ def test_a_block_that_is_put_while_its_shard_is_counted_is_counted_once(
     store.put(BLOCK, DATA)
     candidates = (b"%d" % number for number in range(1_000_000))
     other = next(data for data in candidates if shard_of(multihash(SHA2_256, data)) == shard_of(BLOCK))
-    real = disk._look
+    real = blockfile.look
 
     def look(path: str) -> os.stat_result | None:
-        monkeypatch.setattr(disk, "_look", real)
+        monkeypatch.setattr(blockfile, "look", real)
         store.put(multihash(SHA2_256, other), memoryview(other))
         return real(path)
 
-    monkeypatch.setattr(disk, "_look", look)
+    monkeypatch.setattr(blockfile, "look", look)
     assert store.recount() == (2, len(DATA) + len(other), True)
 
 
-def test_a_count_waits_for_a_change_that_is_under_way(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_count_waits_for_a_change_that_is_under_way(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     is_named, may_sync = threading.Event(), threading.Event()
-    real = disk.sync_folder
+    real = files.sync_folder
 
     def sync_later(path: str) -> None:
         is_named.set()
@@ -75,8 +78,14 @@ def test_a_count_waits_for_a_change_that_is_under_way(store: DiskStore, monkeypa
 
     store.put(BLOCK, DATA)
     store.delete(BLOCK)
-    monkeypatch.setattr(disk, "sync_folder", sync_later)
-    monkeypatch.setattr("time.sleep", lambda seconds: may_sync.set())  # the count has seen it and tries again
+    monkeypatch.setattr(blockfile, "sync_folder", sync_later)
+    settle = Changes.settle
+
+    def settle_and_let_go(changes: Changes, shard: int) -> None:
+        may_sync.set()
+        settle(changes, shard)
+
+    monkeypatch.setattr(Changes, "settle", settle_and_let_go)
     putting = threading.Thread(target=store.put, args=(BLOCK, DATA))
     putting.start()
     assert is_named.wait(30)

@@ -14,7 +14,9 @@ def make(folder: Path, max_size: int | None = None, reserve_free: int = 0, is_ne
     return Space(str(folder), max_size, reserve_free, is_new)
 
 
-def set_disk(monkeypatch: pytest.MonkeyPatch, free_bytes: int, files: int = 100, free_files: int = 50) -> None:
+def set_disk(
+    monkeypatch: pytest.MonkeyPatch, free_bytes: int, files: int = 100, free_files: int = 50
+) -> None:
     disk = SimpleNamespace(f_bavail=free_bytes // 4096, f_frsize=4096, f_files=files, f_favail=free_files)
     monkeypatch.setattr(os, "statvfs", lambda path: disk)
 
