@@ -53,6 +53,8 @@ def scan(path: str | bytes | os.PathLike[str], follow_root_symlink: bool = True)
     symbolic link, UsageError for a name that no directory may hold. All of them name the path.
     """
     given = os.fsencode(path)
+    if not given or b"\0" in given:
+        raise errors.UsageError(f"{show(given)} is no path")
     name = os.path.basename(os.path.abspath(given))
     top = os.path.realpath(given) if follow_root_symlink else given
     # One iterator of names a level; its path and name for the "leave".

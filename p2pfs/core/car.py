@@ -117,7 +117,7 @@ def _decode_header(data: bytes) -> list[CID]:
             raise errors.Malformed(f"the CAR's header has an unknown field {key[:32]!r}")
     version, roots = fields.get(b"version"), fields.get(b"roots")
     if version == 2:
-        raise errors.Malformed("this is a CARv2; only CARv1 is read (`car get-dag` and `car extract` convert)")
+        raise errors.Malformed("this is a CARv2; only CARv1 is read; write it again as CARv1")
     if version != 1 or not isinstance(roots, list):
         raise errors.Malformed(f"the CAR's header has version {version} and {'' if roots else 'no '}roots; no CARv1")
     if pos != len(data) or count != len(fields):

@@ -8,6 +8,7 @@ bucket at depth d. A bucket of one entry is a link named "%02X" + the entry's na
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import mmh3
@@ -97,16 +98,20 @@ def shape_of(node: unixfs.UnixFs) -> Shape:
 
 
 def split_links(links: list[PBLink], shape: Shape) -> Iterator[tuple[bytes | None, PBLink]]:
-    """(entry name, or None for a deeper shard; link) of each link. Raises Malformed for a name without its prefix."""
+    """(entry name, or None for a deeper shard; link) of each link. Raises Malformed for what no shard can hold."""
+    prefixes = _prefixes(shape)
+    if len(links) > len(prefixes):
+        raise errors.Malformed(f"a directory shard with {len(links)} links and {len(prefixes)} buckets")
     for link in links:
         name = link[1]
-        try:
-            bucket = int(name[: shape.width], 16)
-        except ValueError:
-            bucket = -1
-        if b"%0*X" % (shape.width, bucket) != name[: shape.width] or bucket >> shape.bits:
+        if name[: shape.width] not in prefixes:
             raise errors.Malformed(f"the link {name[:64]!r} in a directory shard does not begin with its bucket")
         yield name[shape.width :] or None, link
+
+
+@lru_cache(maxsize=8)  # as many as there are fanouts
+def _prefixes(shape: Shape) -> frozenset[bytes]:
+    return frozenset(b"%0*X" % (shape.width, bucket) for bucket in range(1 << shape.bits))
 
 
 def prefix_at(hash: bytes, depth: int, shape: Shape) -> bytes:

@@ -74,7 +74,9 @@ def test_the_empty_identity_cid() -> None:
 
 @pytest.mark.parametrize("text", [
     "", "b", "x", HELLO[:-1], HELLO + "a", HELLO[:-1] + "f", HELLO.replace("k", "K", 1), HELLO + "=", "z" + HELLO_V0,
-    HELLO_V0[:-1], "Qm" + "0" * 44, "Qm" + "z" * 44, "bafk€", "f01551220", "f0", "k", "B" + HELLO[1:], "a" * 100_000,
+    HELLO_V0[:-1],
+    "f01551220" + "00" * 33, "Qm" + "0" * 44, "Qm" + "z" * 44, "bafk€", "f01551220", "f0", "k", "B" + HELLO[1:],
+    "a" * 100_000,
     "f0055122000", "f0255" + "1220" + "00" * 32, "f0155" + "1320" + "00" * 32, "f0155" + "121f" + "00" * 31,
     "f015500" + "8101" + "00" * 129, "f8100551200", "f1220" + "00" * 32, " " + HELLO,
 ])

@@ -197,9 +197,10 @@ def test_bytes_that_are_linked_as_raw_first_do_not_hide_what_they_link_to() -> N
     leaf = raw(b"precious")
     branch = file_node([(leaf.cid, 8)])
     as_raw = CID(RAW, branch.cid.multihash)
-    for order in ([as_raw, branch.cid], [branch.cid, as_raw]):
+    above = file_node([(branch.cid, 8)])
+    for order in ([as_raw, branch.cid], [branch.cid, as_raw], [as_raw, above.cid], [above.cid, as_raw]):
         root = file_node([(cid, 8) for cid in order])
-        found = [visit.cid for visit in dag.walk(Blocks([branch, root]).load, root.cid)]
+        found = [visit.cid for visit in dag.walk(Blocks([branch, above, root]).load, root.cid)]
         assert leaf.cid in found
         assert branch.cid in found
 

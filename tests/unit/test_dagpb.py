@@ -64,8 +64,8 @@ def test_malformed_blocks_are_refused(block: bytes) -> None:
 
 
 def test_a_link_ends_where_its_length_says() -> None:
-    # The tsize's varint would go on into the next field of the node.
-    block = b"\x12\x06" + field(0x0A, b"ha") + b"\x18\x81" + b"\x01"
+    # The tsize's varint would take the first byte of the data that follows.
+    block = b"\x12\x06" + field(0x0A, b"ha") + b"\x18\x81" + field(0x0A, b"")
     with pytest.raises(errors.Malformed):
         dagpb.decode(block)
 

@@ -78,6 +78,12 @@ def test_a_fanout_of_8_takes_prefixes_of_one_digit_below_8() -> None:
         list(dag.entries(Blocks([block]).load, block.cid))
 
 
+def test_a_shard_with_more_links_than_buckets_is_refused() -> None:
+    block = shard([(LEAF, b"0%d" % index, 1) for index in range(9)], fanout=8)
+    with pytest.raises(errors.Malformed, match="9 links and 8 buckets"):
+        list(dag.entries(Blocks([block]).load, block.cid))
+
+
 def test_a_shard_of_another_kind_below_a_shard_is_refused() -> None:
     for lower in (shard([], fanout=16), node([], unixfs.DIRECTORY_DATA), node([], unixfs.encode_file([]))):
         upper = shard([(lower.cid, b"00", 1)])

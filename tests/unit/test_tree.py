@@ -74,6 +74,9 @@ def test_special_files_are_refused_by_path_and_never_waited_for(tmp_path: Path) 
 def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(errors.NotFound, match="absent"):
         list(scan(tmp_path / "absent"))
+    for path in (b"", b"a\0b"):
+        with pytest.raises(errors.UsageError, match="no path"):
+            list(scan(path))
     with pytest.raises(errors.NotFound, match="absent"):
         open_file(os.fsencode(tmp_path / "absent"))
 

@@ -51,7 +51,7 @@ def test_packed_blocksizes_and_unknown_fields_are_read() -> None:
     "",  # no type
     "1800",
     "08",  # cut off
-    "1201",
+    "0802" + "120561",
     "0802" + "2202ff",
     "0802" + "4203ffffff",
     "0a00",  # a type that is no number

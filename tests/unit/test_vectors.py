@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from p2pfs import errors
-from p2pfs.core import car, dag
+from p2pfs.core import car, dag, varint
+from p2pfs.core.chunker import fixed_cuts
 from p2pfs.core.cid import CID
 from p2pfs.core.directory import Entry, build_directory, build_symlink
-from p2pfs.core.layout import Block, Link
+from p2pfs.core.layout import BalancedLayout, Block, Link
 from p2pfs.core.profile import Profile, profile
-from tests.unit.dags import Blocks, add_file, sha256_of
+from tests.unit.dags import Blocks, add_file, content, node, sha256_of
 from tests.vectors import recipes
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -286,9 +287,53 @@ def test_a_doubling_directory_is_walked_once() -> None:
     assert len(store.loaded) <= 41
 
 
-@pytest.mark.parametrize("case", [c for c in ALL["cases"] if c["profile"] == "unixfs-v0-2015"], ids=lambda c: c["id"])
-def test_cidv0_text_is_read_and_written(case: dict[str, Any]) -> None:
-    cid = CID.parse(case["expect"]["cid"])
-    assert cid.version == 0
-    assert str(cid) == case["expect"]["cid"]
-    assert CID.decode(cid.encode()) == cid
+# --- CIDv0: read, not written ------------------------------------------------------------------------
+
+
+def as_v0(link: Link) -> Link:
+    return link._replace(cid=link.cid._replace(version=0))
+
+
+def build_v0(recipe: dict[str, Any], store: Blocks) -> Link:
+    """What the old default of `ipfs add` makes: dag-pb leaves; for files of up to 174 of them."""
+    made = profile("fixed-256KiB")
+    if recipe["kind"] == "dir":
+        links = [(name.encode(), build_v0(child, store)) for name, child in recipes.entries(recipe)]
+        link, blocks = build_directory([Entry(name, link.cid, link.tsize) for name, link in links], made)
+    else:
+        data = b"".join(recipes.iter_bytes(recipe["content"]))
+        layout = BalancedLayout(made)
+        for offset, length in fixed_cuts(len(data), made.chunk_bytes):
+            size = varint.encode(length)
+            inline = b"\x12%b%b" % (size, data[offset : offset + length]) if length else b""
+            leaf = node([], b"\x08\x02%b\x18%b" % (inline, size))
+            layout.add(as_v0(Link(store.put(leaf), length, len(leaf.data))))
+        link, branches = layout.finish()
+        blocks = iter(branches)
+    for block in blocks:
+        store.put(block)
+    return as_v0(link)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case["id"], marks=pytest.mark.slow if case.get("heavy") else ())
+        for case in ALL["cases"]
+        if case["profile"] == "unixfs-v0-2015"
+    ],
+)
+def test_what_the_old_default_makes_is_read(case: dict[str, Any]) -> None:
+    store = Blocks()
+    link = build_v0(case["input"], store)
+    assert str(link.cid) == case["expect"]["cid"]
+    assert CID.parse(case["expect"]["cid"]) == CID.decode(link.cid.encode()) == link.cid
+    assert link.tsize == case["expect"]["dag_size"]
+    assert {visit.cid.multihash: visit.size for visit in dag.walk(store.load, link.cid)} == store.sizes
+    if case["input"]["kind"] == "file":
+        data = b"".join(recipes.iter_bytes(case["input"]["content"]))
+        assert sha256_of(store, link.cid) == (len(data), hashlib.sha256(data).hexdigest())
+        middle = slice(len(data) // 2, len(data) // 2 + 10)
+        assert b"".join(content(store, link.cid, middle.start, middle.stop)) == data[middle]
+    else:
+        assert {path.decode() for path, _ in everything(store, link.cid)} == {"a.txt", "b.txt", "empty"}
