@@ -191,5 +191,10 @@ class Client:
         """
         return self._calls.object(self._deadline(), "STATUS")
 
+    def metrics(self) -> str:
+        """The node's metrics in Prometheus text format; docs/OPERATIONS.md explains each."""
+        with self._calls.pool.connection(self._deadline()) as connection:
+            return connection.request("METRICS").decode("utf-8")
+
     def _deadline(self) -> Deadline:
         return Deadline(self.timeout_s)

@@ -213,8 +213,10 @@ class Server:
             finally:
                 metrics.CONNECTIONS.dec()
                 del self._sessions[session]
+        except errors.IdentityRefused as error:
+            log.warning("%s", error)
         except errors.P2pfsError as error:
-            log.info("connection from %s ended: %s", address or "the control socket", error)
+            log.debug("a connection ended: %s", error)
         finally:
             if stream is not None:
                 stream.close()
