@@ -32,7 +32,7 @@ def get(
         elif found.type == "symlink":
             get_symlink(found, target, force)
         else:
-            get_file(calls, found.cid, target, force, deadline, progress)
+            get_file(calls, found, target, force, deadline, progress)
     return target
 
 
@@ -48,26 +48,24 @@ def choose_target(ref: str, found: Stat, path: str | None) -> str:
 
 
 def get_file(
-    calls: Calls, cid: CID, target: str, force: bool, deadline: Deadline, progress: OnProgress | None
+    calls: Calls, found: Stat, target: str, force: bool, deadline: Deadline, progress: OnProgress | None
 ) -> None:
     """Fetch a file into its part, then give it its name."""
-    part = files.part_path(target, str(cid))
+    part = files.part_path(target, str(found.cid))
     with files.part_file(part) as fd:
-        fetch_into(calls, fd, cid, deadline, progress)
+        if calls.pool.is_local:
+            fetch_into(calls, fd, found.cid, deadline, progress)
+        else:
+            read_into(calls, fd, found.cid, found.size, deadline, progress)
         os.fsync(fd)
         files.publish(part, target, force)
 
 
 def fetch_into(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: OnProgress | None) -> None:
-    """Make a descriptor's file equal to a stored file. After a failure, calling again completes it."""
-    if calls.pool.is_local:
-        _fetch(calls, fd, cid, deadline, progress)
-    else:
-        _read(calls, fd, cid, deadline, progress)
+    """Have the local node make a descriptor's file equal to a stored one; it keeps what is there and right.
 
-
-def _fetch(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: OnProgress | None) -> None:
-    """The node writes by itself, and keeps what is there and right."""
+    After a failure, calling again completes the file.
+    """
     parts = calls.parts(deadline, FetchEnd, "FETCH", str(cid), fds=(fd,))
     for part in parts:
         row = wire.parse_json(part, dict)
@@ -78,10 +76,11 @@ def _fetch(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: OnProg
         raise errors.Refused(f"{cid}: the file has {size} bytes now, not {parts.end.size}; somebody else writes to it")
 
 
-def _read(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: OnProgress | None) -> None:
-    """From a remote node the bytes come in line, from the start: here nobody could prove what is there already."""
+def read_into(
+    calls: Calls, fd: int, cid: CID, size: int | None, deadline: Deadline, progress: OnProgress | None
+) -> None:
+    """Write a stored file's bytes as they come, from the start: here nobody could prove what is there already."""
     os.ftruncate(fd, 0)
-    size = calls.parts(deadline, ReadEnd, "READ", str(cid), 0, 0).end.size
     parts = calls.parts(deadline, ReadEnd, "READ", str(cid), 0, None)
     done = 0
     for part in parts:

@@ -198,14 +198,14 @@ def test_an_existing_target_is_refused_before_anything_is_fetched(node: FakeNode
 
 
 def test_an_interrupted_get_leaves_a_part_and_continues(node: FakeNode, client: Client, here: Path) -> None:
-    node.keep(data_of(1000), "f")
-    node.fetch_limit = 600
+    node.keep(data_of(100_000), "f")
+    node.fetch_limit = 60_000
     with pytest.raises(errors.Unreachable):
         client.get("f")
     assert [name.endswith(files.SUFFIX) for name in os.listdir()] == [True]
     node.fetch_limit = None
     client.get("f")
-    assert 600 <= node.kept_bytes < 1000
+    assert 60_000 <= node.kept_bytes < 100_000
     assert os.listdir() == ["f"]
 
 
@@ -319,7 +319,7 @@ def test_an_entry_cannot_lead_out_through_a_link(node: FakeNode, client: Client,
 
 
 def test_a_directory_continues_from_its_part(node: FakeNode, client: Client, here: Path) -> None:
-    tree = {b"%d" % i: data_of(1000 + i) for i in range(20)}
+    tree = {b"%d" % i: data_of(70_000 + i) for i in range(20)}
     cid = node.keep(tree)
     fetched = 0
     usual = node._fetch
