@@ -83,6 +83,9 @@ class BlockStore(Protocol):
     def free_bytes(self) -> int:
         """How much more the limits and the disk leave room for."""
 
+    def set_limits(self, max_size: int | None, reserve_free: int) -> None:
+        """Other limits from now on, in bytes, None for no `max_size`. What is stored stays, even over them."""
+
     def quarantined(self) -> int:
         """How many bad copies wait in quarantine."""
 

@@ -261,6 +261,10 @@ class DiskStore:
         except OSError as error:
             raise disk_error(f"cannot look at the disk of {self._data_dir}", error) from error
 
+    def set_limits(self, max_size: int | None, reserve_free: int) -> None:
+        """See `BlockStore.set_limits`."""
+        self._space.set_limits(max_size, reserve_free)
+
     def recount(self) -> Usage:
         """See `BlockStore.recount`. Takes seconds for a million blocks; run it once after a start."""
         with self._counting:

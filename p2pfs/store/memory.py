@@ -118,6 +118,11 @@ class MemoryStore:
         limit = self._max_size if self._max_size is not None else 1 << 60
         return max(0, limit - self.usage().bytes)
 
+    def set_limits(self, max_size: int | None, reserve_free: int) -> None:
+        """See `BlockStore.set_limits`; there is no disk that `reserve_free` could be kept on."""
+        with self._lock:
+            self._max_size = max_size
+
     def quarantined(self) -> int:
         """See `BlockStore.quarantined`."""
         return len(self._bad)

@@ -42,6 +42,11 @@ class Space:
         with self._lock:
             return Usage(self._blocks, self._bytes, self._is_exact)
 
+    def set_limits(self, max_size: int | None, reserve_free: int) -> None:
+        """Other limits for the reservations to come."""
+        with self._lock:
+            self._max_size, self._reserve_free = max_size, reserve_free
+
     @property
     def needs_count(self) -> bool:
         """A limit depends on figures that are not known: count before the next reservation."""

@@ -212,6 +212,21 @@ def test_max_size_is_hard_and_removal_makes_room(open_store: Open) -> None:
     assert store.delete(first[0]) and store.free_bytes() == 5
 
 
+def test_limits_can_change(open_store: Open) -> None:
+    store = open_store(max_size=4)
+    first, second = named(b"12345"), named(b"67890")
+    with pytest.raises(errors.NoSpace):
+        store.put(*first)
+    store.set_limits(5, 0)
+    assert store.put(*first)
+    store.set_limits(3, 0)
+    assert store.has(first[0]) and store.free_bytes() == 0
+    with pytest.raises(errors.NoSpace):
+        store.put(*second)
+    store.set_limits(None, 0)
+    assert store.put(*second)
+
+
 def test_recount_agrees(store: BlockStore) -> None:
     for number in range(20):
         store.put(*named(b"%d" % number))

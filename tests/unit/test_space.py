@@ -47,6 +47,15 @@ def test_reserve_free_is_kept_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     assert space.free_bytes() == 0
 
 
+def test_a_new_reserve_free_holds_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_disk(monkeypatch, free_bytes=100 * 4096)
+    space = make(tmp_path)
+    space.set_limits(None, 100 * 4096)
+    assert space.free_bytes() == 0
+    with pytest.raises(errors.NoSpace, match="reserve_free"):
+        space.reserve(1)
+
+
 def test_a_refusal_reserves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_disk(monkeypatch, free_bytes=10 * 4096)
     space = make(tmp_path, max_size=1 << 40)
