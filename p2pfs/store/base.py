@@ -84,7 +84,7 @@ class BlockStore(Protocol):
         """How much more the limits and the disk leave room for."""
 
     def set_limits(self, max_size: int | None, reserve_free: int) -> None:
-        """Other limits from now on, in bytes, None for no `max_size`. What is stored stays, even over them."""
+        """Other limits from now on, in bytes; None is no `max_size`. What is stored stays, even over them."""
 
     def quarantined(self) -> int:
         """How many bad copies wait in quarantine."""
