@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,11 @@ from p2pfs.cli import main, usage
 from p2pfs.cli.verbs import VERBS
 from p2pfs.client import files
 from p2pfs.core import wire
-from tests.unit.fake_node import FakeNode, Talk
+from tests.unit.client.fake_node import FakeNode, Talk
 
 CLI = [sys.executable, "-c", "import sys; from p2pfs.cli import main; sys.exit(main())"]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WAIT_S = 10.0
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[FakeNode]:
-    (tmp_path / "node").mkdir()
-    with FakeNode(tmp_path / "node") as node:
-        yield node
 
 
 class Runner:
@@ -59,8 +51,9 @@ class Runner:
 
 @pytest.fixture
 def run(node: FakeNode, tmp_path: Path) -> Runner:
-    (tmp_path / "here").mkdir()
-    return Runner(node, tmp_path / "here")
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return Runner(node, folder)
 
 
 # --- usage ---------------------------------------------------------------------------------------------

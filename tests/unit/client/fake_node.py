@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import socket
 import ssl
 import threading
@@ -380,3 +381,17 @@ class FakeNode:
 
     def _status(self, talk: Talk, line: wire.Line) -> None:
         talk.ok({"verdict": self.verdict, "reasons": ["away: b"], "node": "a", "pins": len(self.pinned)})
+
+
+def data_of(size: int) -> bytes:
+    """Bytes that look random, the same ones for the same size."""
+    return random.Random(size).randbytes(size)
+
+
+def read_tree(path: bytes) -> Any:
+    """A tree on disk as a FakeNode keeps it."""
+    if os.path.islink(path):
+        return Link(os.readlink(path))
+    if os.path.isdir(path):
+        return {name: read_tree(os.path.join(path, name)) for name in os.listdir(path)}
+    return Path(os.fsdecode(path)).read_bytes()

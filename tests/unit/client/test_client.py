@@ -1,0 +1,140 @@
+"""Connections of a client: where to, for how long, shared by threads, over TLS."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from p2pfs import Client, errors
+from p2pfs.client import files, pool
+from p2pfs.core import wire
+from tests.unit.client.fake_node import FakeNode, Link, Talk, data_of, read_tree
+
+MIB = 1024 * 1024
+WAIT_S = 10.0
+
+
+def test_no_node_says_where_and_how_to_start_one(tmp_path: Path) -> None:
+    with Client(str(tmp_path / "none.sock")) as client, pytest.raises(errors.Unreachable) as caught:
+        client.status()
+    assert "p2pfs-node -c conf/node.ini" in str(caught.value)
+    assert str(tmp_path / "none.sock") in str(caught.value)
+
+
+def test_a_connection_is_used_again_unless_the_node_closed_it(node: FakeNode, client: Client) -> None:
+    client.status()
+    client.status()
+    with pytest.raises(errors.NotFound):
+        client.stat("nothing")
+    client.status()
+    assert node.connections == 1
+    node.hang_up()
+    client.status()
+    assert node.connections == 2
+
+
+def test_threads_share_a_client(node: FakeNode, client: Client) -> None:
+    cids = [node.keep(data_of(100_000 + i)) for i in range(8)]
+    right: list[bool] = []
+
+    def read(index: int) -> None:
+        right.extend(b"".join(client.read(cids[index])) == data_of(100_000 + index) for _ in range(5))
+
+    threads = [threading.Thread(target=read, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert right == [True] * 40
+    assert node.connections <= 8
+
+
+def test_the_deadline_ends_a_silent_answer(node: FakeNode) -> None:
+    is_over = threading.Event()
+    node.hooks["STATUS"] = lambda talk, line: is_over.wait(WAIT_S) and None
+    with Client(node.address, timeout_s=0.05) as client, pytest.raises(errors.DeadlinePassed):
+        client.status()
+    is_over.set()
+
+
+def test_the_deadline_is_the_whole_operations(node: FakeNode) -> None:
+    def drip(talk: Talk, line: wire.Line) -> None:
+        while True:
+            talk.part(b"x")
+
+    node.hooks["READ"] = drip
+    with Client(node.address, timeout_s=0.1) as client, pytest.raises(errors.DeadlinePassed):
+        for _ in client.read("anything"):
+            pass
+
+
+def test_a_closed_client_says_so(node: FakeNode) -> None:
+    with Client(node.address) as client:
+        client.status()
+    with pytest.raises(errors.UsageError, match="closed"):
+        client.status()
+
+
+def test_a_remote_address_needs_certificates() -> None:
+    with pytest.raises(errors.UsageError, match="--tls-dir"):
+        Client("nas:4640")
+
+
+def test_a_remote_node_gets_and_gives_everything_in_line(remote: tuple[FakeNode, Client], here: Path) -> None:
+    node, client = remote
+    Path("f").write_bytes(data_of(3 * MIB + 1))
+    stored = client.store("f")
+    assert node.trees[str(stored.cid)] == data_of(3 * MIB + 1)
+    assert "FD" not in node.records
+    Path(files.part_path("g", str(stored.cid))).write_bytes(b"of an earlier try" * MIB)
+    client.get(stored.cid, "g")
+    assert Path("g").read_bytes() == Path("f").read_bytes()
+    tree = {b"a": data_of(70_000), b"b": {b"c": b"1", b"l": Link(b"c")}}
+    client.get(node.keep(tree), "t")
+    assert read_tree(b"t") == tree
+    client.store("t")
+    assert node.trees[node.pinned["t"]] == tree
+
+
+def test_a_remote_refusal_in_mid_stream_is_told(remote: tuple[FakeNode, Client]) -> None:
+    node, client = remote
+    node.refuse_store_after = 0
+    with pytest.raises(errors.NoSpace, match="max_size"):
+        client.store(io.BytesIO(data_of(30 * MIB)))
+
+
+def test_the_default_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("P2PFS_NODE", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(pool, "SYSTEM_SOCKET", str(tmp_path / "system.sock"))
+    own = str(tmp_path / "p2pfs" / "control.sock")
+    assert pool.default_address() == own
+    (tmp_path / "system.sock").touch()
+    assert pool.default_address() == str(tmp_path / "system.sock")
+    (tmp_path / "p2pfs").mkdir()
+    Path(own).touch()
+    assert pool.default_address() == own
+    monkeypatch.setenv("P2PFS_NODE", "nas:4640")
+    assert pool.default_address() == "nas:4640"
+
+
+@pytest.mark.parametrize(
+    ("address", "is_path"),
+    [("nas:4640", False), ("[::1]:4640", False), ("/run/x.sock", True), ("./a:1", True), ("s", True)],
+)
+def test_what_is_a_socket_path(address: str, is_path: bool) -> None:
+    assert pool.is_socket_path(address) is is_path
+
+
+def test_importing_the_client_loads_little() -> None:
+    code = (
+        "import sys, p2pfs; p2pfs.Client; p2pfs.CID; p2pfs.errors\n"
+        "print(sorted({'gevent', 'ssl', 'cryptography', 'prometheus_client', 'tqdm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,196 @@
+"""What a get leaves on disk: complete or not at all, and nowhere but where it should."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfs import CID, Client, errors
+from p2pfs.client import files
+from p2pfs.core import wire
+from tests.unit.client.fake_node import FakeNode, Link, Talk, cid_of, data_of, read_tree
+
+MIB = 1024 * 1024
+WAIT_S = 10.0
+
+
+def test_get_puts_a_file_under_its_pins_name(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep(data_of(MIB), "big/model.bin")
+    assert client.get("big/model.bin") == Path("model.bin")
+    assert Path("model.bin").read_bytes() == data_of(MIB)
+    assert client.get(cid, "other") == Path("other")
+    assert sorted(os.listdir()) == ["model.bin", "other"]
+
+
+def test_get_into_a_folder_and_of_a_path_inside(node: FakeNode, client: Client, here: Path) -> None:
+    node.keep({b"docs": {b"a.txt": b"hello"}}, "tree")
+    Path("sub").mkdir()
+    assert client.get("tree/docs/a.txt", "sub") == Path("sub/a.txt")
+    assert Path("sub/a.txt").read_bytes() == b"hello"
+
+
+def test_an_existing_target_is_refused_before_anything_is_fetched(node: FakeNode, client: Client, here: Path) -> None:
+    node.keep(b"new", "f")
+    Path("f").write_bytes(b"old")
+    with pytest.raises(errors.Refused, match="--force"):
+        client.get("f")
+    assert Path("f").read_bytes() == b"old"
+    assert "FETCH" not in [request[0] for request in node.requests]
+    client.get("f", force=True)
+    assert Path("f").read_bytes() == b"new"
+    assert os.listdir() == ["f"]
+
+
+def test_an_interrupted_get_leaves_a_part_and_continues(node: FakeNode, client: Client, here: Path) -> None:
+    node.keep(data_of(100_000), "f")
+    node.fetch_limit = 60_000
+    with pytest.raises(errors.Unreachable):
+        client.get("f")
+    assert [name.endswith(files.SUFFIX) for name in os.listdir()] == [True]
+    node.fetch_limit = None
+    client.get("f")
+    assert 60_000 <= node.kept_bytes < 100_000
+    assert os.listdir() == ["f"]
+
+
+def test_a_get_that_fetched_nothing_leaves_nothing(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep(b"x")
+
+    def refuse(talk: Talk, line: wire.Line) -> None:
+        os.close(talk.fd())
+        raise errors.NotFound("nobody has it")
+
+    node.hooks["FETCH"] = refuse
+    with pytest.raises(errors.NotFound):
+        client.get(cid, "f")
+    assert os.listdir() == []
+
+
+def test_two_gets_of_one_target_do_not_mix(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep(b"content")
+    part = files.part_path("f", cid)
+    with open(part, "wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(errors.Refused, match="another get"):
+            client.get(cid, "f")
+    assert client.get(cid, "f").read_bytes() == b"content"
+
+
+def test_a_part_that_is_a_link_is_not_followed(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep(b"content")
+    Path("victim").write_bytes(b"precious")
+    os.symlink("victim", files.part_path("f", cid))
+    with pytest.raises(errors.Refused, match="in the way"):
+        client.get(cid, "f")
+    assert Path("victim").read_bytes() == b"precious"
+
+
+def test_a_part_that_is_the_finished_file_as_well_is_not_written(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep(b"content")
+    Path("finished").write_bytes(b"edited by its owner since")
+    os.link("finished", files.part_path("f", cid))
+    client.get(cid, "f")
+    assert Path("finished").read_bytes() == b"edited by its owner since"
+    assert Path("f").read_bytes() == b"content"
+
+
+def test_a_name_taken_meanwhile_is_not_overwritten(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep(b"content")
+    with pytest.raises(errors.Refused, match="meanwhile"):
+        client.get(cid, "f", progress=lambda _: Path("f").write_bytes(b"quicker") and None)
+    assert Path("f").read_bytes() == b"quicker"
+
+
+def test_get_makes_a_link_and_does_not_follow_it(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep(Link(b"/etc/passwd"))
+    assert os.readlink(client.get(cid, "l")) == "/etc/passwd"
+    assert os.listdir() == ["l"]
+
+
+def test_a_missing_folder_is_named(node: FakeNode, client: Client, here: Path) -> None:
+    with pytest.raises(errors.NotFound, match="no such folder"):
+        client.get(node.keep(b"x"), "missing/f")
+
+
+def test_get_of_a_directory(node: FakeNode, client: Client, here: Path) -> None:
+    tree = {
+        b"a": b"1", b"empty": {}, b"deep": {b"er": {b"f": data_of(70_000)}}, b"link": Link(b"a"),
+        "größe \n".encode(): b"odd",
+        **{b"many-%d" % i: b"%d" % i for i in range(300)},
+    }
+    node.keep(tree, "tree")
+    assert client.get("tree") == Path("tree")
+    assert read_tree(b"tree") == tree
+    assert os.listdir() == ["tree"]
+    assert node.connections <= 6
+    with pytest.raises(errors.Refused, match="exists"):
+        client.get("tree", force=True)
+
+
+@pytest.mark.parametrize("name", [b"..", b".", b"", b"a/b", b"nul\0"])
+def test_a_hostile_name_in_a_directory_is_refused(node: FakeNode, client: Client, here: Path, name: bytes) -> None:
+    cid = node.keep({b"good": b"1", name: b"evil"})
+    with pytest.raises(errors.Refused, match="nothing is made in"):
+        client.get(cid, "t")
+    assert not os.path.lexists("t")
+    assert not (here.parent / "b").exists()
+
+
+def test_an_entry_cannot_lead_out_through_a_link(node: FakeNode, client: Client, here: Path) -> None:
+    Path("outside").mkdir()
+    tree = {b"d": {b"f": b"evil"}}
+    cid = node.keep(tree)
+
+    def twice(talk: Talk, line: wire.Line) -> None:
+        assert line.args[0] == cid
+        for kind, child in (("symlink", Link(bytes(here / "outside"))), ("directory", tree[b"d"])):
+            talk.part({"name": "d", "cid": node.keep(child), "type": kind, "size": None})
+        talk.ok()
+
+    node.hooks["LIST"] = twice
+    with pytest.raises(errors.Refused, match="twice"):
+        client.get(cid, "t")
+    assert os.listdir("outside") == []
+    assert not os.path.lexists("t")
+
+
+def test_a_directory_continues_from_its_part(node: FakeNode, client: Client, here: Path) -> None:
+    tree = {b"%d" % i: data_of(70_000 + i) for i in range(20)}
+    cid = node.keep(tree)
+    fetched = 0
+    usual = node._fetch
+
+    def fail_late(talk: Talk, line: wire.Line) -> None:
+        nonlocal fetched
+        fetched += 1
+        if fetched > 10:
+            os.close(talk.fd())
+            raise errors.NotFound("nobody has it")
+        usual(talk, line)
+
+    node.hooks["FETCH"] = fail_late
+    with pytest.raises(errors.NotFound):
+        client.get(cid, "t")
+    assert not os.path.lexists("t")
+    del node.hooks["FETCH"]
+    client.get(cid, "t")
+    assert read_tree(b"t") == tree
+    assert os.listdir() == ["t"]
+
+
+@given(
+    st.text(max_size=300) | st.sampled_from(["a/b", "..", "x/..", "/", "ipfs://x", "sha256:00"]), st.lists(st.text())
+)
+def test_the_name_of_what_is_got_stays_in_its_folder(ref: str, pins: list[str]) -> None:
+    cid = CID.parse(cid_of(b""))
+    name = files.name_for(ref, cid, pins)
+    assert files.is_safe_name(name)
+    assert os.path.dirname(name) == ""
+    part = files.part_path(os.path.join("folder", name), str(cid))
+    assert os.path.dirname(part) == "folder"
+    assert len(os.fsencode(os.path.basename(part))) <= 255

@@ -1,0 +1,164 @@
+"""What the client sends: files by descriptor, streams, trees; and what it makes of a node that refuses."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfs import Client, errors
+from p2pfs.client import answers, sending
+from tests.unit.client.fake_node import FakeNode, Link, cid_of, data_of
+
+MIB = 1024 * 1024
+WAIT_S = 10.0
+
+
+def test_a_regular_file_goes_by_descriptor(node: FakeNode, client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(data_of(3 * MIB))
+    stored = client.store(path, replicas=3, chunker="fixed-256KiB")
+    assert node.trees[str(stored.cid)] == path.read_bytes()
+    assert node.records == ["FD"]
+    assert node.options == {"name": "model.bin", "replicas": 3, "chunker": "fixed-256KiB"}
+    assert (stored.size, stored.replicas, stored.nodes) == (3 * MIB, 2, ["a", "b"])
+
+
+def test_an_open_file_goes_by_descriptor_from_its_start_and_else_in_line(
+    node: FakeNode, client: Client, here: Path
+) -> None:
+    Path("f").write_bytes(b"0123456789")
+    with open("f", "rb") as file:
+        assert client.store(file, name="whole").name == "whole"
+        assert node.records == ["FD"]
+        file.seek(4)
+        stored = client.store(file)
+    assert node.trees[str(stored.cid)] == b"456789"
+    assert node.records == ["FD", "FILE", "PART", "END"]
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, 3 * MIB + 7])
+def test_a_file_object_is_streamed_in_parts(node: FakeNode, client: Client, size: int) -> None:
+    stored = client.store(io.BytesIO(data_of(size)), name="x", dry_run=True)
+    assert node.trees[str(stored.cid)] == data_of(size)
+    assert node.options == {"name": "x", "dry_run": True}
+    assert node.records.count("PART") == -(-size // MIB)
+
+
+def test_a_pipe_is_streamed_as_it_comes_with_signs_of_life(
+    node: FakeNode, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "ALIVE_S", 0.01)
+    read_end, write_end = os.pipe()
+
+    def write() -> None:
+        with open(write_end, "wb", buffering=0) as pipe:
+            pipe.write(b"first ")
+            node.alive.clear()
+            assert node.alive.wait(WAIT_S)
+            pipe.write(b"second")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with open(read_end, "rb") as pipe:
+        stored = client.store(pipe)
+    writer.join()
+    assert node.trees[str(stored.cid)] == b"first second"
+
+
+def test_a_refusal_in_mid_stream_is_heard_while_the_pipe_is_silent(node: FakeNode, client: Client) -> None:
+    node.refuse_store_after = 3
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb") as pipe, open(write_end, "wb", buffering=0) as source:
+        source.write(b"more than three")
+        with pytest.raises(errors.NoSpace, match="max_size"):
+            client.store(pipe)
+
+
+def test_the_reason_is_found_when_sending_fails(node: FakeNode, client: Client) -> None:
+    node.refuse_store_after = 0
+    with pytest.raises(errors.NoSpace, match="max_size"):
+        client.store(io.BytesIO(data_of(30 * MIB)))
+    assert not node.pinned
+    assert client.stat(node.keep(b"x")).size == 1
+
+
+def test_progress_tells_bytes_and_size(node: FakeNode, client: Client, here: Path) -> None:
+    Path("f").write_bytes(b"x" * 1000)
+    seen: list[answers.Progress] = []
+    client.store("f", progress=seen.append)
+    assert seen == [(1000, 1000)]
+    seen.clear()
+    client.store(io.BytesIO(b"abc"), progress=seen.append)
+    assert seen == [(3, None)]
+
+
+def test_a_text_file_object_is_refused(client: Client) -> None:
+    with pytest.raises(errors.UsageError, match="binary"):
+        client.store(io.StringIO("text"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["missing", "socket", "fifo", "device", "unreadable"])
+def test_what_is_no_file_is_refused_by_name(
+    node: FakeNode, client: Client, here: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/dev/null" if kind == "device" else "odd"
+    if kind == "fifo":
+        os.mkfifo(path)
+    if kind == "socket":
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+    if kind == "unreadable":
+        Path(path).write_bytes(b"x")
+        real = os.open
+
+        def refuse(name: Any, *args: Any, **kwargs: Any) -> int:
+            if os.path.basename(os.fsencode(name)) == b"odd":
+                raise PermissionError(13, "Permission denied", name)
+            return real(name, *args, **kwargs)
+
+        monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(errors.NotFound if kind == "missing" else errors.Refused, match=path):
+        client.store(path)
+    assert not node.pinned
+
+
+def test_a_tree_is_sent_with_small_files_in_line_and_large_ones_by_descriptor(
+    node: FakeNode, client: Client, here: Path
+) -> None:
+    tree = {
+        b"big": data_of(sending.SMALL_BYTES + 1), b"empty": b"", b"none": {}, b"small": data_of(sending.SMALL_BYTES),
+        b"sub": {b"link": Link(b"../big"), **{b"%d" % i: b"%d" % i for i in range(500)}},
+    }
+    node.keep(tree)
+    client.get(cid_of(tree), "t")
+    node.records.clear()
+    seen: list[answers.Progress] = []
+    stored = client.store("t", progress=seen.append)
+    assert node.trees[str(stored.cid)] == tree
+    assert node.records.count("FD") == 1
+    assert seen[-1].bytes == seen[-1].size
+
+
+def test_a_file_that_changes_while_it_is_sent_is_refused(node: FakeNode, client: Client, here: Path) -> None:
+    Path("t").mkdir()
+    Path("t/a").write_bytes(b"1")
+    Path("t/shrinking").write_bytes(data_of(1000))
+
+    class Shrinking(sending.Outgoing):
+        def record(self, name: str, *args: Any, **kwargs: Any) -> None:
+            super().record(name, *args, **kwargs)
+            if name == "FILE":
+                os.truncate("t/shrinking", 500)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sending, "Outgoing", Shrinking)
+        with pytest.raises(errors.Refused, match=r"shrinking.*changed"):
+            client.store("t")
+    assert not node.pinned
+    assert client.store("t").size == 501
