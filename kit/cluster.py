@@ -80,7 +80,7 @@ class Node:
             self.process = subprocess.Popen(
                 [sys.executable, str(NODE), "-c", str(CONFIG), *overrides],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                env={**environment, "NOTIFY_SOCKET": str(notify)},
+                env={**environment, "NOTIFY_SOCKET": str(notify)} if wait else environment,
             )
             if wait:
                 self._wait_ready(ready, begin)
@@ -107,7 +107,7 @@ class Node:
         """Run `p2pfs-cli` against this node. With `check`, a failure raises with what it printed."""
         done = subprocess.run(
             [sys.executable, str(CLI), f"--node={self.control}", *args],
-            capture_output=True, text=True, check=False, **{"timeout": 300, **kwargs},
+            capture_output=True, text=True, errors="replace", check=False, **{"timeout": 300, **kwargs},
         )
         if check and done.returncode:
             raise RuntimeError(f"p2pfs-cli {' '.join(args)} exited {done.returncode}:\n{done.stderr}")

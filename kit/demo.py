@@ -47,7 +47,7 @@ def is_same_tree(left: Path, right: Path) -> bool:
     comparison = filecmp.dircmp(left, right, ignore=[])
     if comparison.left_only or comparison.right_only or comparison.funny_files:
         return False
-    equal, different, odd = filecmp.cmpfiles(left, right, comparison.common_files, shallow=False)
+    _, different, odd = filecmp.cmpfiles(left, right, comparison.common_files, shallow=False)
     return not different and not odd and all(
         is_same_tree(left / name, right / name) for name in comparison.common_dirs
     )
@@ -70,8 +70,8 @@ def demo(folder: Path) -> bool:
     with Cluster(folder / "nodes", 3, cluster__replicas="2", cluster__write_quorum="2") as cluster:
         a, b, c = cluster
         run(a, "peers")
-        say(f"2. Store a file of {FILE_BYTES >> 20} MiB and a directory through node-a. Every byte is on two disks, synced,")
-        say("   before the command returns. What is printed is the hash of the content: the file's name from now on.")
+        say(f"2. Store a file of {FILE_BYTES >> 20} MiB and a directory through node-a. Every byte is on two disks,")
+        say("   synced, before the command returns. What is printed is the hash of the content: its name from now on.")
         file_cid = run(a, "store", str(big)).split()[0]
         tree_cid = run(a, "store", str(tree)).split()[0]
         say("3. Where is it? Each block should be on two of the three nodes, the branches that list them on all.")
@@ -91,7 +91,7 @@ def demo(folder: Path) -> bool:
     say(f"    sha256 after   {sha256(back_file)}")
     count = sum(len(files) for _, _, files in os.walk(tree))
     if is_equal:
-        say(f"\nOne of three machines is gone and nothing was lost: the file and all {count} files of the tree are back, equal.")
+        say(f"\nOne of three machines is gone, and nothing was lost: the file and {count} files of the tree are equal.")
     else:
         say("\nWhat came back differs from what was stored. This is a bug; please report it.")
     return is_equal

@@ -158,7 +158,7 @@ def _outcome(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[bool, Any]
     # An exception is carried over as a value: gevent prints those that leave a pool thread.
     try:
         return True, fn(*args, **kwargs)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # raised again by `run`
         return False, error
 
 

@@ -1,4 +1,4 @@
-"""Every metric that a node counts: one row each. `METRICS` on the wire prints them, docs/OPERATIONS.md explains them."""
+"""Every metric that a node counts, one row each. `METRICS` prints them; docs/OPERATIONS.md explains them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEDGES = _counter("hedges", "Second holders asked because the first was slow or 
 MEMBERS = _gauge("members", "Members that this node knows, by state", "state")
 PINS = _gauge("pins", "Pins in the catalog, tombstones left out")
 STORED_BYTES = _gauge("stored_bytes", "Bytes of blocks on this node's disk")
-FREE_BYTES = _gauge("free_bytes", "Bytes that this node may still store: the disk's, max_size's or reserve_free's limit")
+FREE_BYTES = _gauge("free_bytes", "Bytes that may still be stored: by the disk, max_size and reserve_free")
 QUARANTINED = _gauge("quarantined_blocks", "Files in the quarantine folder")
 
 

@@ -11,12 +11,14 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 
 from p2pfs import errors
 from p2pfs.core.cid import CID
 
 SUFFIX = ".p2pfs-part"
+LOCK_WAIT_S = 3.0
 CID_CHARS = 16
 """So many last characters of a CID keep the parts of two roots apart."""
 MAX_NAME_BYTES = 255
@@ -109,7 +111,7 @@ def part_file(path: str) -> Iterator[int]:
 def _open_part(path: str) -> int:
     while True:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
                 raise errors.Refused(f"{path} is in the way and no part file; remove it") from None
@@ -139,11 +141,21 @@ def _is_at(fd: int, path: str) -> bool:
 
 
 def lock(fd: int, path: str) -> None:
-    """Lock a part until its descriptor is closed. Raises Refused when another process has it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise errors.Refused(f"{path} is being written by another get; wait for it, or give another name") from None
+    """Lock a part until its descriptor is closed. Raises Refused when another process has it.
+
+    The node has the same descriptor, and with it the lock, until it notices that an interrupted get is gone.
+    """
+    end = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise errors.Refused(
+                    f"{path} is being written by another get; wait for it, or give another name"
+                ) from None
+        time.sleep(0.05)
 
 
 def publish(part: str, target: str, force: bool) -> None:

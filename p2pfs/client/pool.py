@@ -25,7 +25,7 @@ IDLE_S = 240.0
 """The node closes a connection after 300 s without a request; an older one is not used again."""
 MAX_IDLE = 4
 SOCKET_NAME = "control.sock"
-SYSTEM_SOCKET = "/var/lib/p2pfs/control.sock"
+SYSTEM_SOCKET = "/run/p2pfs/control.sock"
 
 
 def default_address() -> str:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+Key = Ed25519PrivateKey
 CLIENT = "client"
 """Common name of a client's certificate; a node's is its id."""
 DAYS = 3650
@@ -30,7 +31,7 @@ _END = datetime.datetime(2125, 1, 1, tzinfo=datetime.UTC)
 class Authority(NamedTuple):
     """A cluster's certificate authority."""
 
-    key: Ed25519PrivateKey
+    key: Key
     certificate: x509.Certificate
 
     @property
@@ -83,7 +84,7 @@ def new_key() -> bytes:
     )
 
 
-def load_key(pem: bytes) -> Ed25519PrivateKey:
+def load_key(pem: bytes) -> Key:
     """A key made by `new_key`. Raises ValueError."""
     key = serialization.load_pem_private_key(pem, None)
     if not isinstance(key, Ed25519PrivateKey):
@@ -91,7 +92,7 @@ def load_key(pem: bytes) -> Ed25519PrivateKey:
     return key
 
 
-def public_bytes(key: Ed25519PrivateKey) -> bytes:
+def public_bytes(key: Key) -> bytes:
     """The public half as SubjectPublicKeyInfo (DER)."""
     return key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -103,7 +104,7 @@ def node_id_of(public_key: bytes) -> str:
     return base64.b32encode(hashlib.sha256(public_key).digest()[:20]).decode("ascii").lower()
 
 
-def issue(authority: Authority, key: Ed25519PrivateKey, common_name: str, now: datetime.datetime, days: int = DAYS) -> bytes:
+def issue(authority: Authority, key: Key, common_name: str, now: datetime.datetime, days: int = DAYS) -> bytes:
     """A certificate (PEM) for a key, valid from a day before `now`: clocks may differ."""
     certificate = (
         x509.CertificateBuilder()

@@ -267,7 +267,8 @@ class Server:
         except Exception as error:
             outcome = "INTERNAL"
             log.exception("%s from %s failed", verb, stream.peer_name)
-            return self._refuse(session, stream, errors.InternalError(f"{verb} failed: {error!r}; see the node's log"), verb)
+            bug = errors.InternalError(f"{verb} failed: {error!r}; see the node's log")
+            return self._refuse(session, stream, bug, verb)
         finally:
             metrics.REQUESTS.labels(verb, outcome).inc()
 

@@ -65,7 +65,7 @@ def connect(plain: socket.socket, context: ssl.SSLContext, address: str, deadlin
     except ssl.SSLCertVerificationError as error:
         plain.close()
         raise errors.Unreachable(
-            f"{address} has a certificate of another authority ({error.verify_message}); is it another cluster's secret?"
+            f"{address} has a certificate that is not our cluster's ({error.verify_message}): another cluster's secret?"
         ) from None
     except OSError as error:
         plain.close()
@@ -83,7 +83,8 @@ def peer_of(secure: ssl.SSLSocket) -> Peer:
     if der is None:
         raise errors.IdentityRefused("no certificate at the other end")
     bearer = certificates.read(der)
-    address = "%s:%s" % secure.getpeername()[:2]
+    host, port, *_ = secure.getpeername()
+    address = f"{host}:{port}"
     if bearer.common_name == certificates.CLIENT:
         return Peer(None, "client", address)
     return Peer(bearer.id, "member", address)

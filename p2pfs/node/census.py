@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from p2pfs import metrics
-from p2pfs.core import dag
 from p2pfs.core.cid import CID
 from p2pfs.core.dag import Visit
 from p2pfs.node.services import Services
@@ -37,9 +36,8 @@ class Summary:
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row a distinct block, depth first."""
         batch: list[Visit] = []
-        for visit in dag.walk(self._services.fetcher.branch, self._root):
-            if not visit.cid.is_identity:
-                batch.append(visit)
+        for visit in self._services.reader.walk(self._root):
+            batch.append(visit)
             if len(batch) == EXPLAIN_AT_ONCE:
                 yield from self._batch(batch)
                 batch = []
@@ -139,9 +137,10 @@ def _verdict(services: Services, wanted: int) -> tuple[str, list[str]]:
         reasons.append(
             f"{services.config.cluster.replicas} copies are wanted, {cluster.size} member(s) can hold {wanted}"
         )
-    for peer in cluster.live_peers():
-        if abs(peer.clock_ahead_s) > CLOCK_WARN_S:
-            reasons.append(f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP")
+    reasons += [
+        f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP"
+        for peer in cluster.live_peers() if abs(peer.clock_ahead_s) > CLOCK_WARN_S
+    ]
     verdict = "healthy"
     if away:
         names = ", ".join(member.name for member in away)

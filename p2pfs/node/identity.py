@@ -14,7 +14,7 @@ from pathlib import Path
 from p2pfs import errors
 from p2pfs.config import Config, new_secret
 from p2pfs.net import certificates, tls
-from p2pfs.net.certificates import Authority, Ed25519PrivateKey
+from p2pfs.net.certificates import Authority, Key
 from p2pfs.store.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Identity:
         return folder
 
     @staticmethod
-    def _key(path: Path) -> Ed25519PrivateKey:
+    def _key(path: Path) -> Key:
         if not path.exists():
             write_atomically(path, certificates.new_key())
         try:
@@ -111,5 +111,7 @@ class Identity:
             write_atomically(path, authorities[0].fingerprint.encode("ascii") + b"\n")
             log.info("this node belongs to the cluster %s", authorities[0].fingerprint[:16])
         elif is_own and known:
-            raise errors.Refused(f"{self._data_dir} belongs to a cluster, and no secret is configured; set [cluster] secret_file")
+            raise errors.Refused(
+                f"{self._data_dir} belongs to a cluster, and no secret is configured; set [cluster] secret_file"
+            )
 

@@ -15,7 +15,7 @@ from p2pfs.node.pinning import BATCH, format_digests
 from p2pfs.node.services import Services
 
 BUFFER_WAIT_S = 20.0
-"""How long a PUT or GET waits for a buffer; longer than a full queue of disk jobs takes, shorter than its caller waits."""
+"""How long a PUT or GET waits for a buffer: longer than a full queue of disk jobs, shorter than its caller."""
 
 
 def hello(services: Services, session: Session, line: Line) -> None:

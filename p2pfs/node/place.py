@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from p2pfs.core.multihash import Multihash
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Peer
+from p2pfs.store.jobs import Taken
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +24,30 @@ class Copies(NamedTuple):
 
     holders: tuple[str, ...]
     """Node ids, at least the wanted quorum."""
-    written: tuple[tuple[str, int], ...]
-    """The holders that did not have it before, each with its age token."""
+    is_new: bool
+    """Some of them did not have it before."""
+
+
+Remember = Callable[[CID, str, int], None]
+"""Called with a block, a node id and an age token as soon as a copy was written: also when the rest then fails."""
+
+
+class _Outcome:
+    """What came of a put so far."""
+
+    def __init__(self, cid: CID, remember: Remember) -> None:
+        self.cid = cid
+        self.holders: list[str] = []
+        self.failures: dict[str, errors.P2pfsError] = {}
+        self.is_new = False
+        self._remember = remember
+
+    def note(self, id: str, token: int | None) -> None:
+        """A copy is durable at this node; with a token it was not there before."""
+        self.holders.append(id)
+        if token is not None:
+            self.is_new = True
+            self._remember(self.cid, id, token)
 
 
 class Placer:
@@ -40,48 +64,45 @@ class Placer:
         return lambda block: cluster.id in cluster.ranks(multihash.shard_of(block))[:wanted]
 
     def put(
-        self, cid: CID, data: memoryview, wanted: int, quorum: int, token: int | None = None,
-        is_local: bool = False, refusal: errors.NoSpace | None = None,
+        self, cid: CID, data: memoryview, wanted: int, quorum: int, remember: Remember,
+        taken: Taken | None = None,
     ) -> Copies:
         """Make a block durable on `wanted` nodes, in rank order, those that fail replaced by the next.
 
-        `is_local`, `token` and `refusal` tell what this node's own disk did already (`store.jobs.Taken`).
-        Raises TooFewNodes, or NoSpace when it was room that lacked.
+        `taken` tells what this node's own disk did with it already. Raises TooFewNodes, or NoSpace when it was room
+        that lacked.
         """
         me = self._cluster.id
-        holders = [me] if is_local else []
-        written = [(me, token)] if is_local and token is not None else []
-        failures: dict[str, errors.P2pfsError] = {me: refusal} if refusal else {}
-        ranks = (id for id in self._cluster.willing(cid.shard) if not (id == me and (is_local or refusal)))
-        if not is_local or wanted > 1:
-            self._fill(cid, data, wanted, ranks, holders, written, failures)
-        if len(holders) < quorum:
-            raise self._too_few(cid, quorum, holders, failures)
-        return Copies(tuple(holders), tuple(written))
+        outcome = _Outcome(cid, remember)
+        if taken is not None and taken.is_local:
+            outcome.note(me, taken.token)
+        elif taken is not None and taken.refusal is not None:
+            outcome.failures[me] = taken.refusal
+        if len(outcome.holders) < wanted:
+            done = {*outcome.holders, *outcome.failures}
+            ranks = (id for id in self._cluster.willing(cid.shard) if id not in done)
+            self._fill(outcome, data, wanted, ranks)
+        if len(outcome.holders) < quorum:
+            raise self._too_few(quorum, outcome)
+        return Copies(tuple(outcome.holders), outcome.is_new)
 
-    def put_everywhere(self, cid: CID, data: memoryview, quorum: int) -> Copies:
+    def put_everywhere(self, cid: CID, data: memoryview, quorum: int, remember: Remember) -> Copies:
         """Put a branch on every member that lives: each can then walk every root by itself."""
-        return self.put(cid, data, self._cluster.size, quorum)
+        return self.put(cid, data, self._cluster.size, quorum, remember)
 
-    def _fill(
-        self, cid: CID, data: memoryview, wanted: int, ranks: Iterator[str],
-        holders: list[str], written: list[tuple[str, int]], failures: dict[str, errors.P2pfsError],
-    ) -> None:
+    def _fill(self, outcome: _Outcome, data: memoryview, wanted: int, ranks: Iterator[str]) -> None:
+        """Try ranks, as many at once as copies lack, until there are enough or no rank is left."""
         def put_at(id: str) -> None:
             try:
-                token = self._put_at(id, cid, data)
+                outcome.note(id, self._put_at(id, outcome.cid, data))
             except errors.P2pfsError as error:
-                failures[id] = error
-                return
-            holders.append(id)
-            if token is not None:
-                written.append((id, token))
+                outcome.failures[id] = error
 
-        while len(holders) < wanted:
-            wave = [id for _, id in zip(range(wanted - len(holders)), ranks, strict=False)]
+        while len(outcome.holders) < wanted:
+            wave = list(itertools.islice(ranks, wanted - len(outcome.holders)))
             if not wave:
                 return
-            others = [self._group.spawn(f"put-{cid}", put_at, id) for id in wave[1:]]
+            others = [self._group.spawn(f"put-{outcome.cid}", put_at, id) for id in wave[1:]]
             put_at(wave[0])
             green.wait(others)
 
@@ -125,9 +146,8 @@ class Placer:
             body = "\n".join(f"{cid} {token}" for cid, token in blocks[start : start + 4096]).encode("ascii")
             peer.call("bulk", lambda connection, body=body: connection.request("DISCARD", body=body))  # type: ignore[misc]
 
-    def _too_few(
-        self, cid: CID, quorum: int, holders: list[str], failures: dict[str, errors.P2pfsError]
-    ) -> errors.P2pfsError:
+    def _too_few(self, quorum: int, outcome: _Outcome) -> errors.P2pfsError:
+        cid, holders, failures = outcome.cid, outcome.holders, outcome.failures
         reasons = "; ".join(f"{self._cluster.name_of(id)}: {error}" for id, error in failures.items())
         absent = [member.name for member in self._cluster.absent()]
         if absent:

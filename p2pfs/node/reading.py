@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from p2pfs import errors, green
 from p2pfs.core import car, dag
-from p2pfs.core.cid import DAG_PB, CID
+from p2pfs.core.cid import CID, DAG_PB, RAW
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
@@ -99,7 +99,7 @@ class Reader:
 
     def file_size(self, cid: CID) -> int:
         """Bytes of a file. Raises UsageError for a directory, Malformed for what is no UnixFS."""
-        if cid.codec != DAG_PB:
+        if cid.codec == RAW:
             with self._buffers.buffer() as view:
                 return self._fetcher.block(cid, view)
         block = self._fetcher.branch(cid)
@@ -124,8 +124,8 @@ class Reader:
     ) -> tuple[int, int]:
         """Make a descriptor's file equal to a file of the store; (its size, bytes that were right already).
 
-        `advanced` is called with the bytes of each leaf that is done; an entry in `failed` ends it early. Raises what reading raises; the file is then
-        incomplete, and calling again completes it.
+        `advanced` is called with the bytes of each leaf that is done; an entry in `failed` ends it early. Raises what
+        reading raises; the file is then incomplete, and calling again completes it.
         """
         size = self.file_size(cid)
         was = os.fstat(fd).st_size
@@ -174,7 +174,7 @@ class Reader:
 
     def entry(self, cid: CID) -> dict[str, Any]:
         """`type` and `size` of what a CID stands for; a directory's size is null."""
-        if cid.codec != DAG_PB:
+        if cid.codec == RAW:
             return {"type": "file", "size": self.file_size(cid)}
         block = self._fetcher.branch(cid)
         kind = dag.kind(cid, block)
@@ -186,25 +186,29 @@ class Reader:
         """Entries of a directory, one after the other. Raises UsageError when it is none."""
         for entry in dag.entries(self._fetcher.branch, cid):
             row = {"name": entry.name.decode("utf-8", "surrogateescape"), "cid": str(entry.cid)}
-            if entry.cid.codec != DAG_PB and not entry.cid.is_identity:
-                # A raw leaf is a file of its own length, which is what its link says; nothing is fetched to list it.
+            if entry.cid.codec == RAW and entry.tsize:
+                # A raw leaf is a file of its own length, which its link claims: nothing is fetched to list it.
                 yield {**row, "type": "file", "size": entry.tsize}
             else:
                 yield {**row, **self.entry(entry.cid)}
 
     def figures(self, root: CID) -> tuple[int, int]:
-        """(number, bytes) of the distinct blocks below a root; leaves are not fetched where links tell their size."""
+        """(number, bytes) of the distinct blocks below a root; a leaf counts as long as the link to it says."""
         blocks = total = 0
-        for visit in dag.walk(self._fetcher.branch, root):
+        for visit in self.walk(root):
             blocks += 1
             total += visit.size
         return blocks, total
+
+    def walk(self, root: CID) -> Iterator[dag.Visit]:
+        """Every block below a root, depth first, each once."""
+        return dag.walk(self._fetcher.branch, root, self.file_size(root) if root.codec == RAW else 0)
 
     def require_whole(self, root: CID) -> None:
         """Raise NotFound unless every block below a root is on this node or on one that should hold it."""
         batch: list[CID] = []
         for visit in dag.walk(self._fetcher.branch, root):
-            if not visit.is_branch and not visit.cid.is_identity:
+            if not visit.is_branch:
                 batch.append(visit.cid)
             if len(batch) == CHECK_AT_ONCE:
                 self._require(root, batch)
@@ -224,7 +228,7 @@ class Reader:
     def export(self, root: CID) -> Iterator[bytes | memoryview]:
         """A CARv1 of everything below a root, depth first, each block once."""
         yield car.header([root])
-        cids = (visit.cid for visit in dag.walk(self._fetcher.branch, root) if not visit.cid.is_identity)
+        cids = (visit.cid for visit in dag.walk(self._fetcher.branch, root))
         for cid, block in self.in_order(cids):
             yield car.frame(cid, block)
             yield block

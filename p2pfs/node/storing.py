@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from p2pfs import errors, green
-from p2pfs.core import car, dag, wire
-from p2pfs.core.cid import DAG_PB, CID
+from p2pfs.core import car, wire
+from p2pfs.core.cid import CID, DAG_PB
 from p2pfs.core.layout import Link
 from p2pfs.core.pins import Pin, check_name
 from p2pfs.core.profile import profile
@@ -68,7 +67,6 @@ def running(session: Session, ingest: Ingest) -> Iterator[None]:
         yield
         ingest.join()
     except errors.NoSpace:
-        ingest.close()
         ingest.take_back()
         raise
     finally:
@@ -288,4 +286,4 @@ def _adopt(services: Services, ingest: Ingest, root: CID, options: dict[str, Any
     if entry["type"] == "file" and root.codec != DAG_PB and root.multihash[0] == 0x12:
         sha256 = root.multihash[2:].hex()
     make_pin(services, ingest, Link(root, size, size), options, sha256)
-    return {"cid": str(root), "name": options.get("name", ""), "size": entry["size"], "type": entry["type"], "pinned": True}
+    return {"cid": str(root), "name": options.get("name", ""), **entry, "pinned": True}

@@ -57,7 +57,7 @@ def read(services: Services, session: Session, line: Line) -> None:
 def fetch(services: Services, session: Session, line: Line) -> None:
     """FETCH: make the descriptor's file equal to the stored one."""
     fd = session.take_descriptor()
-    done, last = 0, time.monotonic()
+    done = 0
     try:
         found = find(services, line)
         size = services.reader.file_size(found.cid)

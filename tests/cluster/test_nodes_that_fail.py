@@ -19,7 +19,9 @@ MIB = 1024 * 1024
 
 def make_file(path: Path, size: int) -> Path:
     """Random bytes."""
-    path.write_bytes(random.randbytes(size))
+    with path.open("wb") as file:
+        for _ in range(size // MIB):
+            file.write(random.randbytes(MIB))
     return path
 
 
