@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,10 @@ def test_a_get_that_fetched_nothing_leaves_nothing(node: FakeNode, client: Clien
     assert os.listdir() == []
 
 
-def test_two_gets_of_one_target_do_not_mix(node: FakeNode, client: Client, here: Path) -> None:
+def test_two_gets_of_one_target_do_not_mix(
+    node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.0)
     cid = node.keep(b"content")
     part = files.part_path("f", cid)
     with open(part, "wb") as other:
@@ -194,3 +198,13 @@ def test_the_name_of_what_is_got_stays_in_its_folder(ref: str, pins: list[str]) 
     part = files.part_path(os.path.join("folder", name), str(cid))
     assert os.path.dirname(part) == "folder"
     assert len(os.fsencode(os.path.basename(part))) <= 255
+
+
+def test_a_get_waits_while_the_node_lets_go_of_an_interrupted_one(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep(b"content")
+    part = os.open(files.part_path("f", cid), os.O_RDWR | os.O_CREAT)
+    fcntl.flock(part, fcntl.LOCK_EX)
+    timer = threading.Timer(0.1, os.close, [part])
+    timer.start()
+    assert client.get(cid, "f").read_bytes() == b"content"
+    timer.join()
