@@ -13,6 +13,8 @@ from p2pfs.net.stream import Limits, Stream
 if TYPE_CHECKING:
     import ssl
 
+Buffer = bytes | memoryview
+
 
 class Connection:
     """One request at a time. After any fatal error it `is_broken`: out of step, only good for closing."""
@@ -25,63 +27,51 @@ class Connection:
         """For `poll`."""
         return self._stream.fileno()
 
-    def request(
-        self, name: str, *args: Any, body: bytes | memoryview | None = None, first_byte_s: float | None = None
-    ) -> bytes:
-        """Ask, and the whole answer of a verb without parts. Raises the error that it answered with."""
+    def request(self, name: str, *args: Any, body: Buffer | None = None, first_byte_s: float | None = None) -> bytes:
+        """Ask, and the whole answer of a verb without parts. Raises the error that it answered with.
+
+        `first_byte_s` is how long the answer may take to begin; None: as long as docs/PROTOCOL.md gives the verb.
+        """
         with _Watch(self):
-            self._send(name, args, body, ())
-            reply = self._last(first_byte_s)
-            return self._stream.read_body(reply.length)
+            self._send(wire.VERBS[name], args, body, ())
+            return self._stream.read_body(self._last(name, first_byte_s).length)
 
     def request_into(self, view: memoryview, name: str, *args: Any) -> int:
-        """Ask, and put the answer into a buffer; returns its length."""
+        """Ask, and put the answer into a buffer; returns its length. An answer that is longer is a ProtocolError."""
         with _Watch(self):
-            self._send(name, args, None, ())
-            reply = self._last(None)
-            self._stream.read_into(view[: reply.length])
-            return reply.length
+            self._send(wire.VERBS[name], args, None, ())
+            length = self._last(name, None, max_body=len(view)).length
+            self._stream.read_into(view[:length])
+            return length
 
-    def _last(self, first_byte_s: float | None) -> wire.Reply:
-        reply = self._reply(first_byte_s)
-        if not reply.is_last:
-            raise errors.ProtocolError(f"{self._stream.peer_name} answered in parts where it should not")
-        return reply
-
-    def stream(
-        self, name: str, *args: Any, body: bytes | memoryview | None = None, fds: tuple[int, ...] = ()
-    ) -> Answer:
+    def stream(self, name: str, *args: Any, body: Buffer | None = None, fds: tuple[int, ...] = ()) -> Answer:
         """Ask; the request is sent before this returns, its answer is read by iterating."""
         with _Watch(self):
-            self._send(name, args, body, fds)
-        return Answer(self)
+            self._send(wire.VERBS[name], args, body, fds)
+        return Answer(self, self._stream, wire.VERBS[name])
 
-    def send_record(
-        self, name: str, *args: Any, body: bytes | memoryview | None = None, fds: tuple[int, ...] = ()
-    ) -> None:
-        """Send a record inside a streaming request."""
+    def send_record(self, name: str, *args: Any, body: Buffer | None = None, fds: tuple[int, ...] = ()) -> None:
+        """Send a record inside a streaming request.
+
+        When this raises Unreachable the other end may have refused before it hung up: its answer can still be read.
+        """
         with _Watch(self):
-            self._send_line(wire.RECORDS[name], args, body, fds)
+            self._send(wire.RECORDS[name], args, body, fds)
 
-    def _send(self, name: str, args: tuple[Any, ...], body: bytes | memoryview | None, fds: tuple[int, ...]) -> None:
-        self._send_line(wire.VERBS[name], args, body, fds)
-
-    def _send_line(
-        self, verb: wire.Verb, args: tuple[Any, ...], body: bytes | memoryview | None, fds: tuple[int, ...]
-    ) -> None:
+    def _send(self, verb: wire.Verb, args: tuple[Any, ...], body: Buffer | None, fds: tuple[int, ...]) -> None:
         line = wire.format_line(verb, *args, length=None if body is None else len(body))
         if fds:
             self._stream.send_with_descriptors(line, fds)
-        elif body is not None:
-            self._stream.send(line, body)
-        else:
-            self._stream.send(line)
+            line = b""
+        if line or body:
+            self._stream.send(line, *(() if body is None else (body,)))
 
-    def _reply(self, first_byte_s: float | None) -> wire.Reply:
-        line = self._stream.read_line(self._stream.limits.answer_s if first_byte_s is None else first_byte_s)
-        if not line:
-            raise errors.Unreachable(f"{self._stream.peer_name} closed the connection instead of answering")
-        return wire.parse_reply(line)
+    def _last(self, name: str, first_byte_s: float | None, max_body: int = wire.MAX_BLOCK) -> wire.Reply:
+        wait_s = _answer_s(name, self._stream.limits) if first_byte_s is None else first_byte_s
+        reply = _read_reply(self._stream, wait_s, max_body)
+        if not reply.is_last:
+            raise errors.ProtocolError(f"{self._stream.peer_name} answered {name} in parts, which it should not")
+        return reply
 
     def close(self) -> None:
         """Close it; nothing may follow."""
@@ -92,15 +82,32 @@ class Connection:
 class Answer(Iterator[bytes]):
     """The parts of a streaming answer; afterwards `result` is the body of the last line."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, stream: Stream, verb: wire.Verb) -> None:
         self._connection = connection
+        self._stream = stream
+        self._verb = verb
+        self._wait_s = _answer_s(verb.name, stream.limits)
+        self._error: BaseException | None = None
+        self._is_over = False
         self.result = b""
 
     def __next__(self) -> bytes:
-        with _Watch(self._connection):
-            reply = self._connection._reply(None)
-            body = self._connection._stream.read_body(reply.length)
+        if self._error is not None:
+            raise self._error
+        if self._is_over:
+            raise StopIteration
+        try:
+            reply = _read_reply(self._stream, self._wait_s)
+            body = self._stream.read_body(reply.length)
+        except BaseException as error:
+            self._error = error
+            _mark(self._connection, error)
+            # A request that was refused while it streamed in is out of step, whatever the reason.
+            self._connection.is_broken |= self._verb.streams_in
+            raise
+        self._wait_s = self._stream.limits.part_s
         if reply.is_last:
+            self._is_over = True
             self.result = body
             raise StopIteration
         return body
@@ -117,42 +124,66 @@ class _Watch:
             raise errors.Unreachable(f"the connection to {self._connection._stream.peer_name} is closed")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None:
-            return
-        if not isinstance(error, errors.P2pfsError) or error.is_fatal:
-            self._connection.is_broken = True
+        if error is not None:
+            _mark(self._connection, error)
+
+
+def _mark(connection: Connection, error: BaseException) -> None:
+    # After an InternalError the other end hangs up too. Any other refusal leaves the connection in step.
+    if not isinstance(error, errors.P2pfsError) or error.is_fatal or isinstance(error, errors.InternalError):
+        connection.is_broken = True
+
+
+def _answer_s(name: str, limits: Limits) -> float:
+    return limits.control_answer_s if wire.VERBS[name].is_control else limits.bulk_answer_s
+
+
+def _read_reply(stream: Stream, first_byte_s: float, max_body: int = wire.MAX_BLOCK) -> wire.Reply:
+    line = stream.read_line(first_byte_s)
+    if not line:
+        raise errors.Unreachable(f"{stream.peer_name} closed the connection instead of answering")
+    return wire.parse_reply(line, max_body)
 
 
 def split_address(address: str) -> tuple[str, int]:
     """`host:port` or `[v6]:port`. Raises UsageError."""
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise errors.UsageError(f"{address!r} is no address; write HOST:PORT")
-    return host.strip("[]"), int(port)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not colon or not host or not port.isdigit() or not port.isascii() or int(port) > 65535:
+        raise errors.UsageError(f"{address!r} is no address; write HOST:PORT, or [V6]:PORT")
+    return host, int(port)
 
 
 def connect(
     address: str, context: ssl.SSLContext | None, deadline_s: float, expect_id: str | None,
     limits: Limits | None = None,
 ) -> Connection:
-    """Connect to a unix socket (a path: it has a slash) or, by TLS, to HOST:PORT; who is there must have `expect_id`.
+    """Connect to HOST:PORT by TLS or, without a `context`, to the unix socket of that path.
 
-    Raises Unreachable, DeadlinePassed, IdentityRefused; HELLO is the caller's to say.
+    With `expect_id`, who is there must be that node. HELLO is the caller's to say. Raises UsageError, Unreachable,
+    DeadlinePassed, IdentityRefused.
     """
     if context is None:
         return Connection(Stream(_connect_unix(address, deadline_s), address, limits))
     from p2pfs.net import tls  # here, so that a client of the control socket does not load ssl
 
-    host, port = split_address(address)
-    try:
-        plain = socket.create_connection((host, port), timeout=deadline_s)
-    except OSError as error:
-        raise errors.Unreachable(f"{address} cannot be reached: {error.strerror or error}") from None
-    secure = tls.connect(plain, context, address, deadline_s)
-    if expect_id is not None and tls.peer_of(secure).id != expect_id:
+    secure = tls.connect(_connect_tcp(address, deadline_s), context, address, deadline_s)
+    if expect_id is not None and (peer := tls.peer_of(secure)).id != expect_id:
         secure.close()
-        raise errors.IdentityRefused(f"{address} is not the node {expect_id} but {tls.peer_of(secure).id}")
+        raise errors.IdentityRefused(f"{address} is not the node {expect_id} but {peer.id or 'a client'}")
     return Connection(Stream(secure, address, limits))
+
+
+def _connect_tcp(address: str, deadline_s: float) -> socket.socket:
+    try:
+        return socket.create_connection(split_address(address), timeout=deadline_s)
+    except TimeoutError:
+        raise errors.Unreachable(f"{address} does not answer within {deadline_s:g} s") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot have
+        raise errors.Unreachable(f"{address} cannot be reached: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _connect_unix(path: str, deadline_s: float) -> socket.socket:

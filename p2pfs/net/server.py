@@ -1,37 +1,44 @@
 """The answering side: listeners, one task for each connection, requests in order, handlers by verb.
 
-How tasks are spawned is injected: greenlets in the daemon, threads in tests. A task takes its slot before it accepts,
-so that a full node leaves connections in the kernel's queue and costs nobody memory.
+How tasks are spawned is injected: greenlets in the daemon, threads in tests. The accept loop takes a slot before it
+accepts, so that a full node leaves connections in the kernel's queue and costs nobody memory.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import os
 import socket
 import ssl
-import stat
+import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from p2pfs import errors, metrics
 from p2pfs.core import wire
 from p2pfs.core.wire import Line
-from p2pfs.net.connection import split_address
+from p2pfs.net import listen, tls
+from p2pfs.net.session import Session
 from p2pfs.net.stream import Limits, Stream
-from p2pfs.net.tls import Peer, peer_of
+from p2pfs.net.tls import Peer
+
+__all__ = ["Server", "Session"]
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 256
 CONTROL_SLOTS = 128
 """Connections to the control socket; counted apart, so that an operator gets in when the node is full of peers."""
 HANDSHAKES = 64
-"""Handshakes at once; those who are not authenticated cannot take more."""
+"""TLS handshakes at once."""
+STRANGERS_PER_HOST = 32
+"""Connections from one address that are not authenticated yet; the next one is closed at once, so that one host
+cannot keep all others waiting for a handshake."""
 ACCEPT_PAUSE_S = 0.1
 MAX_ACCEPT_PAUSE_S = 5.0
+DRAIN_STEP_S = 0.05
 
 
 class Slots(Protocol):
@@ -44,68 +51,19 @@ class Slots(Protocol):
         """Give it back."""
 
 
-Handler = Callable[["Session", Line], None]
+Handler = Callable[[Session, Line], None]
 Spawn = Callable[..., Any]
+Context = Callable[[], ssl.SSLContext]
 
 
-class Session:
-    """One connection from somebody: what a handler sees of it."""
+class _Door(NamedTuple):
+    """One way in."""
 
-    def __init__(self, stream: Stream, peer: Peer) -> None:
-        self._stream = stream
-        self._unread = 0
-        self._has_replied = False
-        self.peer = peer
-        self.is_busy = False
-        """A request is being answered."""
-
-    def _begin(self, line: Line) -> None:
-        self._unread = line.length
-        self._has_replied = False
-
-    def body(self) -> bytes:
-        """The request's message body."""
-        length, self._unread = self._unread, 0
-        return self._stream.read_body(length)
-
-    def body_into(self, view: memoryview) -> None:
-        """The request's body into a buffer of just its length."""
-        self._unread -= len(view)
-        self._stream.read_into(view)
-
-    def next_record(self) -> Line:
-        """The next record of a streaming request; read its body with `record_into` or `record_body`."""
-        line = self._stream.read_line(self._stream.limits.record_s)
-        if not line:
-            raise errors.Unreachable(f"{self._stream.peer_name} went away in the middle of a request")
-        return wire.parse_record(line)
-
-    def record_into(self, view: memoryview) -> None:
-        """Bytes of the last record's body."""
-        self._stream.read_into(view)
-
-    def record_body(self, record: Line) -> bytes:
-        """The last record's whole body."""
-        return self._stream.read_body(record.length)
-
-    def take_descriptor(self) -> int:
-        """The open regular file that came with the line; the caller closes it. Raises Refused, ProtocolError."""
-        if self.peer.kind != "local":
-            raise errors.ProtocolError("descriptors can only be passed over the control socket")
-        fd = self._stream.take_descriptor()
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise errors.Refused("the descriptor is not that of a regular file")
-        return fd
-
-    def part(self, *pieces: bytes | memoryview) -> None:
-        """Send one PART made of these pieces."""
-        self._stream.send(wire.format_part(sum(map(len, pieces))), *pieces)
-
-    def reply(self, data: bytes | memoryview = b"") -> None:
-        """Send the last line: the request was done."""
-        self._has_replied = True
-        self._stream.send(wire.format_ok(len(data)), data)
+    listener: socket.socket
+    slots: Slots
+    context: Context | None
+    """None: the control socket."""
+    path: str = ""
 
 
 class Server:
@@ -116,75 +74,46 @@ class Server:
     ) -> None:
         """`spawn(name, fn, *args)` starts a task; `semaphore(count)` makes one that fits such tasks."""
         self._spawn = spawn
+        self._semaphore = semaphore
         self._limits = limits or Limits()
-        self._slots = {"tcp": semaphore(max_connections), "unix": semaphore(CONTROL_SLOTS)}
+        self._max_connections = max_connections
         self._handshakes = semaphore(HANDSHAKES)
-        self._listeners: list[tuple[socket.socket, Callable[[], ssl.SSLContext] | None]] = []
+        self._strangers = _Strangers()
+        self._doors: list[_Door] = []
         self._sessions: dict[Session, Stream] = {}
         self._handlers: dict[str, Handler] = {}
         self._is_draining = False
-        self._is_closed = False
-        self._paths: list[str] = []
 
     # --- listening -----------------------------------------------------------------------------------
 
-    def listen_tcp(self, address: str, context: Callable[[], ssl.SSLContext]) -> str:
-        """Bind HOST:PORT; returns the address with the port that it got. Raises Refused with what to do.
+    def listen_tcp(self, address: str, context: Context) -> str:
+        """Bind HOST:PORT; returns the address with the port that it got. Raises UsageError, Refused with what to do.
 
         `context` is asked for each connection, so that a renewed certificate counts at once.
         """
-        host, port = split_address(address)
-        try:
-            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise errors.Refused(
-                f"cannot listen on {address}: {error.strerror or error}; "
-                "is a node running there already? Set [node] listen to another address"
-            ) from None
-        self._listeners.append((listener, context))
-        bound = listener.getsockname()[1]
-        return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        listener, bound = listen.listen_tcp(address)
+        self._doors.append(_Door(listener, self._semaphore(self._max_connections), context))
+        return bound
 
     def listen_unix(self, path: str, mode: int) -> None:
         """Bind the control socket with a file mode. A stale file of a dead node is replaced. Raises Refused."""
-        listener = socket.socket(socket.AF_UNIX)
-        try:
-            _remove_stale(path)
-            # Created closed, opened by chmod: at no moment may anybody connect whom the mode does not let.
-            before = os.umask(0o777)
-            try:
-                listener.bind(path)
-            finally:
-                os.umask(before)
-            os.chmod(path, mode)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            raise errors.Refused(
-                f"cannot make the control socket {path}: {error.strerror or error}; see [node] control"
-            ) from None
-        self._paths.append(path)
-        self._listeners.append((listener, None))
+        listener = listen.listen_unix(path, mode)
+        self._doors.append(_Door(listener, self._semaphore(CONTROL_SLOTS), None, path))
 
     def start(self, handlers: dict[str, Handler]) -> None:
         """Begin to accept."""
         self._handlers = handlers
-        for listener, context in self._listeners:
-            name = "unix" if context is None else "tcp"
-            self._spawn(f"accept-{name}", self._accept, listener, context, self._slots[name])
+        for door in self._doors:
+            self._spawn("accept-control" if door.context is None else "accept-tcp", self._accept, door)
 
-    def _accept(
-        self, listener: socket.socket, context: Callable[[], ssl.SSLContext] | None, slots: Slots
-    ) -> None:
+    def _accept(self, door: _Door) -> None:
         pause_s = ACCEPT_PAUSE_S
         while not self._is_draining:
-            slots.acquire()
+            door.slots.acquire()
             try:
-                sock, address = listener.accept()
-                pause_s = ACCEPT_PAUSE_S
+                sock, address = door.listener.accept()
             except OSError as error:
-                slots.release()
+                door.slots.release()
                 if self._is_draining:
                     return
                 # Out of descriptors or memory: that passes; a loop that spins would not help it to.
@@ -192,100 +121,109 @@ class Server:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_ACCEPT_PAUSE_S)
                 continue
-            self._spawn("connection", self._connection, sock, address, context, slots)
+            pause_s = ACCEPT_PAUSE_S
+            if door.context is None:
+                self._spawn("control", self._control, door, sock)
+            elif self._strangers.admit(address[0]):
+                self._spawn("connection", self._connection, door, door.context, sock, address)
+            else:
+                log.info("closed a connection from %s: it has %d that are not authenticated", address[0],
+                         STRANGERS_PER_HOST)
+                sock.close()
+                door.slots.release()
 
     # --- one connection ------------------------------------------------------------------------------
 
-    def _connection(
-        self, sock: socket.socket, address: Any, context: Callable[[], ssl.SSLContext] | None, slots: Slots
-    ) -> None:
-        stream = None
+    def _control(self, door: _Door, sock: socket.socket) -> None:
+        peer = Peer(None, "local", "the control socket")
         try:
-            peer = Peer(None, "local", "control socket")
-            if context is not None:
-                sock, peer = self._handshake(sock, address, context)
-            stream = Stream(sock, f"{peer.kind} {peer.id or ''} at {peer.address}".replace("  ", " "), self._limits)
-            session = Session(stream, peer)
-            self._sessions[session] = stream
-            metrics.CONNECTIONS.inc()
+            self._serve(Stream(sock, "a client at the control socket", self._limits, takes_descriptors=True), peer)
+        finally:
+            door.slots.release()
+
+    def _connection(self, door: _Door, context: Context, sock: socket.socket, address: Any) -> None:
+        try:
             try:
-                self._serve(session, stream)
+                secure, peer = self._authenticate(context, sock, address)
             finally:
-                metrics.CONNECTIONS.dec()
-                del self._sessions[session]
+                self._strangers.forget(address[0])
+            who = f"member {peer.id}" if peer.id else "a client"
+            self._serve(Stream(secure, f"{who} at {peer.address}", self._limits), peer)
         except errors.IdentityRefused as error:
             log.warning("%s", error)
-        except errors.P2pfsError as error:
-            log.debug("a connection ended: %s", error)
+        except OSError as error:
+            log.debug("%s was gone before it was served: %s", address, error)
         finally:
-            if stream is not None:
-                stream.close()
             sock.close()
-            slots.release()
+            door.slots.release()
 
-    def _handshake(
-        self, sock: socket.socket, address: Any, context: Callable[[], ssl.SSLContext]
-    ) -> tuple[socket.socket, Peer]:
+    def _authenticate(self, context: Context, sock: socket.socket, address: Any) -> tuple[ssl.SSLSocket, Peer]:
         self._handshakes.acquire()
         try:
-            sock.settimeout(self._limits.handshake_s)
-            secure = context().wrap_socket(sock, server_side=True)
-            return secure, peer_of(secure)
-        except (OSError, ValueError) as error:
-            raise errors.IdentityRefused(
-                f"no TLS handshake with {address[0]}:{address[1]}: {getattr(error, 'reason', None) or error}; "
-                "a stranger, or a node with another cluster secret"
-            ) from None
+            secure = tls.accept(sock, context(), f"{address[0]}:{address[1]}", self._limits.handshake_s)
         finally:
             self._handshakes.release()
+        try:
+            return secure, tls.peer_of(secure)
+        except BaseException:
+            secure.close()
+            raise
 
-    def _serve(self, session: Session, stream: Stream) -> None:
-        while not self._is_draining:
-            line = stream.read_line(self._limits.idle_s)
-            if not line:
-                return
-            session.is_busy = True
-            if not self._answer(session, stream, line):
-                return
-            session.is_busy = False
+    def _serve(self, stream: Stream, peer: Peer) -> None:
+        session = Session(stream, peer)
+        self._sessions[session] = stream
+        metrics.CONNECTIONS.inc()
+        try:
+            while not self._is_draining and self._serve_one(session, stream):
+                pass
+        except errors.P2pfsError as error:
+            log.debug("the connection ended: %s", error)
+        finally:
+            metrics.CONNECTIONS.dec()
+            del self._sessions[session]
+            stream.close()
 
-    def _answer(self, session: Session, stream: Stream, text: bytes) -> bool:
-        """Answer one request; False when the connection is out of step afterwards and has to be closed."""
+    def _serve_one(self, session: Session, stream: Stream) -> bool:
+        """Answer one request; False when the connection is over: ended by the client, or out of step."""
         verb, outcome = "?", "OK"
         try:
+            text = stream.read_line(self._limits.idle_s)
+            if not text:
+                return False
+            session.is_busy = True
             line = wire.parse_request(text)
             verb = line.verb.name
             self._check_door(session, line)
-            session._begin(line)
+            session.begin(line)
             self._handlers[verb](session, line)
-            if not session._has_replied:
-                raise errors.InternalError(f"{verb} gave no answer")
-            return True
+            if not session.has_replied:
+                raise RuntimeError(f"the handler of {verb} gave no answer")
+            return not session.unread_bytes
         except errors.P2pfsError as error:
             outcome = error.token
             return self._refuse(session, stream, error, verb)
         except Exception as error:
-            outcome = "INTERNAL"
+            outcome = errors.InternalError.token
             log.exception("%s from %s failed", verb, stream.peer_name)
-            bug = errors.InternalError(f"{verb} failed: {error!r}; see the node's log")
-            return self._refuse(session, stream, bug, verb)
+            failure = errors.InternalError(f"{verb} failed: {error!r}; see the node's log")
+            return self._refuse(session, stream, failure, verb)
         finally:
-            metrics.REQUESTS.labels(verb, outcome).inc()
+            if session.is_busy:
+                session.is_busy = False
+                metrics.REQUESTS.labels(verb, outcome).inc()
 
     def _refuse(self, session: Session, stream: Stream, error: errors.P2pfsError, verb: str) -> bool:
-        """Send an ERR line. What the client still had to say in this request is only skipped if it is little."""
+        """Send an ERR line; False when the connection cannot go on after it."""
         log.debug("%s from %s: %s: %s", verb, stream.peer_name, error.token, error)
-        if session._has_replied or isinstance(error, errors.Unreachable):
+        if session.has_replied or stream.is_gone:
             return False
+        if isinstance(error, errors.DeadlinePassed) and not session.is_busy:
+            return False  # an idle connection, or half a line
         stream.send(wire.format_error(error))
-        line_is_over = not error.is_fatal and not wire.VERBS[verb].streams_in
-        if not line_is_over:
-            # Closed with unread bytes, TCP would take the ERR line away from the client again.
+        if error.is_fatal or isinstance(error, errors.InternalError) or wire.VERBS[verb].streams_in:
             stream.linger()
             return False
-        if session._unread:
-            stream.read_body(session._unread)
-            session._unread = 0
+        stream.skip(session.unread_bytes)
         return True
 
     def _check_door(self, session: Session, line: Line) -> None:
@@ -293,30 +231,32 @@ class Server:
         if not verb.is_for_users and kind != "member":
             raise errors.UnknownVerb(f"{verb.name} is for members of the cluster only")
         if verb.takes_descriptor and kind != "local":
-            raise errors.UnknownVerb(f"{verb.name} needs the control socket of a node on this machine")
+            raise errors.UnknownVerb(f"{verb.name} needs the control socket of a node on the same machine")
 
     # --- the end -------------------------------------------------------------------------------------
 
     def drain(self, grace_s: float) -> None:
-        """Accept nothing more, close idle connections, and wait until the others have answered."""
+        """Accept nothing more, close idle connections, let the others answer what they were asked, then close."""
         self._stop_accepting()
         end = time.monotonic() + grace_s
         while self._sessions and time.monotonic() < end:
             for session, stream in list(self._sessions.items()):
                 if not session.is_busy:
                     stream.close()
-            time.sleep(0.05)
+            time.sleep(DRAIN_STEP_S)
+        self.close()
 
     def _stop_accepting(self) -> None:
         self._is_draining = True
-        for listener, _ in self._listeners:
+        doors, self._doors = self._doors, []
+        for door in doors:
+            # Only this wakes a thread that waits in accept.
             with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-        for path in self._paths:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-        self._listeners, self._paths = [], []
+                door.listener.shutdown(socket.SHUT_RDWR)
+            door.listener.close()
+            if door.path:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(door.path)
 
     def close(self) -> None:
         """Close everything at once."""
@@ -325,17 +265,24 @@ class Server:
             stream.close()
 
 
-def _remove_stale(path: str) -> None:
-    """Remove the socket file of a node that is gone; leave one that somebody listens on. Raises OSError."""
-    if not os.path.lexists(path):
-        return
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise FileExistsError(17, "there is a file that is no socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise FileExistsError(17, "another process listens there")
+class _Strangers:
+    """How many connections of each address are not authenticated yet."""
+
+    def __init__(self) -> None:
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._guard = threading.Lock()  # held for a moment and over no wait
+
+    def admit(self, host: str) -> bool:
+        """Count one more, unless there are too many."""
+        with self._guard:
+            if self._counts[host] >= STRANGERS_PER_HOST:
+                return False
+            self._counts[host] += 1
+            return True
+
+    def forget(self, host: str) -> None:
+        """One of them was authenticated, or refused."""
+        with self._guard:
+            self._counts[host] -= 1
+            if not self._counts[host]:
+                del self._counts[host]

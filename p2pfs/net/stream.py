@@ -1,7 +1,7 @@
 """One connection as lines and bodies, with a deadline on every wait. Blocking sockets; knows no verbs.
 
-Bodies go from the socket straight into the caller's buffer. One reader and one writer may be different tasks; never
-two of a kind at once.
+Bodies go from the socket straight into the caller's buffer. One reader and one writer may be different greenlets,
+never two of a kind at once; native threads may not share a TLS stream (OpenSSL's object has no lock).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from p2pfs import errors
@@ -20,12 +20,12 @@ from p2pfs.core import wire
 
 READ_BYTES = 64 * 1024
 """What is asked of the socket when a line is wanted."""
-SEND_BYTES = 1024 * 1024
 COALESCE_BYTES = 64 * 1024
 """A line and a body up to this size leave in one send."""
 MAX_DESCRIPTORS = 200
-LINGER_S = 2.0
-_ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+_FD_BYTES = array.array("i").itemsize
+_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * _FD_BYTES)
+_SKIP_BYTES = 256 * 1024
 
 
 class Limits(NamedTuple):
@@ -39,12 +39,18 @@ class Limits(NamedTuple):
     body_s: float = 10.0
     """A body as a whole, and one second more for each `bytes_per_s`."""
     bytes_per_s: float = 100 * 1024.0
-    answer_s: float = 60.0
-    """The first byte of an answer, and between the parts of one."""
+    control_answer_s: float = 10.0
+    """The first byte of an answer to a control verb, where the caller names no other."""
+    bulk_answer_s: float = 30.0
+    """The first byte of an answer to a bulk verb."""
+    part_s: float = 60.0
+    """Between the parts of a streaming answer."""
     idle_s: float = 300.0
     """Between requests."""
     record_s: float = 60.0
     """Between the records of a streaming request."""
+    linger_s: float = 2.0
+    """How long a refused peer may take to hear why, before its connection is closed."""
 
     def whole_body_s(self, length: int) -> float:
         """How long a body of that length may take."""
@@ -54,19 +60,23 @@ class Limits(NamedTuple):
 class Stream:
     """A connected socket, plain or TLS."""
 
-    def __init__(self, sock: socket.socket, peer_name: str, limits: Limits | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, peer_name: str, limits: Limits | None = None, takes_descriptors: bool = False
+    ) -> None:
         self._sock = sock
         self._buffer = bytearray()
         self._descriptors: collections.deque[int] = collections.deque()
-        self._is_unix = sock.family == socket.AF_UNIX
+        self._takes_descriptors = takes_descriptors
         self.limits = limits or Limits()
         self.peer_name = peer_name
         """For messages: who is at the other end."""
-        if not self._is_unix:
+        self.is_gone = False
+        """The other end is: nothing that is sent can arrive."""
+        if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def fileno(self) -> int:
-        """For `poll`."""
+        """For `poll`; -1 when closed."""
         return self._sock.fileno()
 
     # --- reading -------------------------------------------------------------------------------------
@@ -76,49 +86,36 @@ class Stream:
 
         Raises TooLong, DeadlinePassed, Unreachable (closed in the middle).
         """
-        end = time.monotonic() + first_byte_s
+        buffer = self._buffer
+        seconds = self.limits.line_s if buffer else first_byte_s
+        end = time.monotonic() + seconds
         searched = 0
-        while (found := self._buffer.find(b"\n", searched)) < 0:
-            searched = len(self._buffer)
+        while (found := buffer.find(b"\n", searched, wire.MAX_LINE)) < 0:
+            searched = len(buffer)
             if searched >= wire.MAX_LINE:
                 raise errors.TooLong(f"{self.peer_name} sent a line over {wire.MAX_LINE} bytes")
-            data = self._receive(end, "a line")
+            with self._reading(f"a line within {seconds:g} s"):
+                self._sock.settimeout(_time_left_s(end))
+                data = self._receive()
             if not data:
-                if not self._buffer:
+                if not searched:
                     return b""
+                self.is_gone = True
                 raise errors.Unreachable(f"{self.peer_name} closed the connection in the middle of a line")
             if not searched:
-                end = time.monotonic() + self.limits.line_s
-            self._buffer += data
-        if found >= wire.MAX_LINE:
-            raise errors.TooLong(f"{self.peer_name} sent a line over {wire.MAX_LINE} bytes")
-        line = bytes(self._buffer[: found + 1])
-        del self._buffer[: found + 1]
+                seconds = self.limits.line_s
+                end = time.monotonic() + seconds
+            buffer += data
+        line = bytes(buffer[: found + 1])
+        del buffer[: found + 1]
         return line
 
-    def _receive(self, end: float, what: str) -> bytes:
-        try:
-            self._sock.settimeout(max(0.001, end - time.monotonic()))
-            if not self._is_unix:
-                return self._sock.recv(READ_BYTES)
-            data, ancillary, _, _ = self._sock.recvmsg(READ_BYTES, _ANCILLARY)
-            self._keep_descriptors(ancillary)
-            return data
-        except TimeoutError:
-            raise errors.DeadlinePassed(f"{self.peer_name} did not send {what} in time") from None
-        except OSError as error:
-            raise self._broken(error) from None
-
-    def _keep_descriptors(self, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-                for fd in fds:
-                    os.set_inheritable(fd, False)
-                self._descriptors.extend(fds)
-        if len(self._descriptors) > MAX_DESCRIPTORS:
-            raise errors.ProtocolError(f"{self.peer_name} sent over {MAX_DESCRIPTORS} descriptors that nothing uses")
+    def _receive(self) -> bytes:
+        if not self._takes_descriptors:
+            return self._sock.recv(READ_BYTES)
+        data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        self._keep_descriptors(ancillary, flags)
+        return data
 
     def read_into(self, view: memoryview) -> None:
         """Fill the view. Raises DeadlinePassed, Unreachable."""
@@ -131,30 +128,60 @@ class Stream:
             return
         limits = self.limits
         end = time.monotonic() + limits.whole_body_s(size)
-        receive_into = self._sock.recv_into
-        try:
+        # The hot path: TLS gives at most 16 KiB a call, so each statement here runs 64 times for a block of 1 MiB.
+        receive_into = self._receive_into if self._takes_descriptors else self._sock.recv_into
+        with self._reading(f"a body of {size} bytes in time"):
             self._sock.settimeout(limits.progress_s)
             while done < size:
-                if self._is_unix:
-                    count, ancillary, _, _ = self._sock.recvmsg_into([view[done:]], _ANCILLARY)
-                    self._keep_descriptors(ancillary)
-                else:
-                    count = receive_into(view[done:])
+                count = receive_into(view[done:])
                 if not count:
+                    self.is_gone = True
                     raise errors.Unreachable(f"{self.peer_name} closed the connection {size - done} bytes early")
                 done += count
                 if time.monotonic() > end:
                     raise TimeoutError
-        except TimeoutError:
-            raise errors.DeadlinePassed(f"{self.peer_name} sent {done} of {size} bytes in time") from None
-        except OSError as error:
-            raise self._broken(error) from None
+
+    def _receive_into(self, view: memoryview) -> int:
+        count, ancillary, flags, _ = self._sock.recvmsg_into([view], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        self._keep_descriptors(ancillary, flags)
+        return count
 
     def read_body(self, length: int) -> bytes:
         """A message of that length."""
         body = bytearray(length)
         self.read_into(memoryview(body))
         return bytes(body)
+
+    def skip(self, length: int) -> None:
+        """Read a body that nobody wants."""
+        scratch = memoryview(bytearray(min(length, _SKIP_BYTES)))
+        while length:
+            count = min(length, len(scratch))
+            self.read_into(scratch[:count])
+            length -= count
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise errors.DeadlinePassed(f"{self.peer_name} did not send {what}") from None
+        except (OSError, ValueError) as error:
+            raise self._broken(error) from None
+
+    # --- descriptors ---------------------------------------------------------------------------------
+
+    def _keep_descriptors(self, ancillary: Sequence[tuple[int, int, bytes]], flags: int) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % _FD_BYTES])
+                self._descriptors.extend(fds)
+        if len(self._descriptors) > MAX_DESCRIPTORS or flags & socket.MSG_CTRUNC:
+            raise errors.ProtocolError(
+                f"{self.peer_name} sent more descriptors than may wait ({MAX_DESCRIPTORS}), or than this process may "
+                "open (LimitNOFILE)"
+            )
 
     def take_descriptor(self) -> int:
         """The descriptor that came first of those not taken; the caller closes it. Raises ProtocolError."""
@@ -165,49 +192,81 @@ class Stream:
     # --- writing -------------------------------------------------------------------------------------
 
     def send(self, line: bytes, *bodies: bytes | memoryview) -> None:
-        """Send a line and its body. Raises DeadlinePassed, Unreachable."""
-        if sum(map(len, bodies)) <= COALESCE_BYTES:
-            pieces: list[bytes | memoryview] = [b"".join((line, *bodies))]
-        else:
-            pieces = [line, *bodies]
-        try:
+        """Send a line and its body; a large body is not copied. Raises DeadlinePassed, Unreachable."""
+        size = len(line) + sum(map(len, bodies))
+        pieces = [b"".join((line, *bodies))] if size <= COALESCE_BYTES else [line, *bodies]
+        end = time.monotonic() + self.limits.whole_body_s(size)
+        send = self._sock.send
+        with self._sending():
+            self._sock.settimeout(self.limits.progress_s)
             for piece in pieces:
-                for start in range(0, len(piece), SEND_BYTES):
-                    view = memoryview(piece)[start : start + SEND_BYTES]
-                    self._sock.settimeout(self.limits.whole_body_s(len(view)))
-                    self._sock.sendall(view)
-        except TimeoutError:
-            raise errors.DeadlinePassed(f"{self.peer_name} did not take what was sent to it in time") from None
-        except OSError as error:
-            raise self._broken(error) from None
+                with memoryview(piece) as view:
+                    done, count = 0, len(view)
+                    # Not sendall: its deadline is one for all, so a peer that takes a byte a minute would pass.
+                    while done < count:
+                        done += send(view[done:] if done else view)
+                        if time.monotonic() > end:
+                            raise TimeoutError
 
     def send_with_descriptors(self, line: bytes, fds: Sequence[int]) -> None:
-        """Send a line with open files, over a unix socket."""
-        try:
+        """Send a line with open files, over a unix socket. Raises DeadlinePassed, Unreachable."""
+        with self._sending():
             self._sock.settimeout(self.limits.progress_s)
             sent = socket.send_fds(self._sock, [line], list(fds))
-        except TimeoutError:
-            raise errors.DeadlinePassed(f"{self.peer_name} did not take what was sent to it in time") from None
-        except OSError as error:
-            raise self._broken(error) from None
         if sent < len(line):
             self.send(line[sent:])
 
-    def linger(self) -> None:
-        """Say that we send no more, and read until the other end stops, for a moment: so that it gets what we said."""
-        end = time.monotonic() + LINGER_S
-        with contextlib.suppress(OSError, errors.P2pfsError):
-            self._sock.shutdown(socket.SHUT_WR)
-            while time.monotonic() < end and self._receive(end, "its end"):
-                pass
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            self.is_gone = True
+            raise errors.DeadlinePassed(f"{self.peer_name} did not take what was sent to it in time") from None
+        except (OSError, ValueError) as error:
+            raise self._broken(error) from None
 
-    def _broken(self, error: OSError) -> errors.Unreachable:
-        return errors.Unreachable(f"the connection to {self.peer_name} broke: {error.strerror or error}")
+    # --- the end -------------------------------------------------------------------------------------
+
+    def _broken(self, error: OSError | ValueError) -> errors.P2pfsError:
+        self.is_gone = True
+        reason = getattr(error, "reason", None)
+        if isinstance(reason, str) and "ALERT" in reason:
+            # In TLS 1.3 a client learns only after its handshake that the server refused its certificate.
+            return errors.IdentityRefused(
+                f"{self.peer_name} does not accept our certificate ({reason.replace('_', ' ').lower()}); "
+                "is it another cluster's secret, an old certificate, or a wrong clock?"
+            )
+        # ValueError is what `ssl` raises for a socket that another task closed meanwhile.
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return errors.Unreachable(f"the connection to {self.peer_name} broke: {text}")
+
+    def linger(self) -> None:
+        """Before `close`: give the other end a chance to read our last words.
+
+        Closing a socket that has unread bytes makes the kernel reset the connection, which can overtake them.
+        """
+        end = time.monotonic() + self.limits.linger_s
+        with contextlib.suppress(OSError, ValueError, errors.ProtocolError):
+            self._shut(socket.SHUT_WR)
+            self._sock.settimeout(_time_left_s(end))
+            while time.monotonic() < end and self._receive():
+                self._sock.settimeout(_time_left_s(end))
 
     def close(self) -> None:
-        """Close the socket and every descriptor that nobody took."""
+        """Close the socket and every descriptor that nobody took; a task that waits in a read or send is woken."""
+        self.is_gone = True
         while self._descriptors:
             os.close(self._descriptors.popleft())
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self._shut(socket.SHUT_RDWR)
         self._sock.close()
+
+    def _shut(self, how: int) -> None:
+        # That of the plain socket: the method of ssl's class drops TLS, and what is sent afterwards would go in clear.
+        socket.socket.shutdown(self._sock, how)
+
+
+def _time_left_s(end: float) -> float:
+    # Zero would mean "do not wait at all" to a socket.
+    return max(0.001, end - time.monotonic())

@@ -1,16 +1,26 @@
 """TLS contexts and handshakes: version 1.3, both sides authenticated, nothing else.
 
-Certificates and keys come as files, which is what `ssl` reads: `ca.pem`, `cert.pem`, `key.pem` in one folder.
+Certificates and keys come as files, which is what `ssl` reads: `ca.pem`, `cert.pem`, `key.pem` in one folder. The
+authority's file may hold several certificates: during a rotation of the secret both are accepted.
+
+Cipher, buffer sizes and the way of sending are left at their defaults: on loopback none of them made a difference
+beyond the noise (docs/decisions has the figures).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
 import ssl
+import time
 from typing import NamedTuple
 
 from p2pfs import errors
+
+ALERT_S = 1.0
+"""How long a failed handshake is held for the other end to read why."""
 
 
 class Peer(NamedTuple):
@@ -30,8 +40,9 @@ def _context(protocol: int, ca: str, cert: str, key: str) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     try:
         context.load_verify_locations(ca)
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
+        # An empty passphrase: an encrypted key is an error, not a question on the daemon's terminal.
+        context.load_cert_chain(cert, key, password="")
+    except (OSError, ValueError) as error:
         raise errors.ConfigError(f"cannot use {ca}, {cert} and {key} for TLS: {error}") from None
     return context
 
@@ -39,7 +50,8 @@ def _context(protocol: int, ca: str, cert: str, key: str) -> ssl.SSLContext:
 def server_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
     """For listening: nobody gets a byte without a certificate that `ca` vouches for. Raises ConfigError."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, ca, cert, key)
-    context.num_tickets = 0  # connections are few and long
+    # Connections are few and long, and a resumed one would not look at the certificate's dates again.
+    context.num_tickets = 0
     return context
 
 
@@ -55,36 +67,100 @@ def client_context_from_dir(folder: str) -> ssl.SSLContext:
 
 
 def connect(plain: socket.socket, context: ssl.SSLContext, address: str, deadline_s: float) -> ssl.SSLSocket:
-    """The client's handshake over a connected socket. Raises Unreachable, DeadlinePassed."""
+    """The client's handshake over a connected socket, which is closed on failure.
+
+    Raises IdentityRefused (the other end has no certificate that we accept), Unreachable, DeadlinePassed. That the
+    other end does not accept ours shows only when something is read: TLS 1.3 has no answer to the last message.
+    """
     try:
-        plain.settimeout(deadline_s)
-        secure = context.wrap_socket(plain)
+        return _handshake(plain, context, deadline_s, server_side=False)
     except TimeoutError:
-        plain.close()
-        raise errors.DeadlinePassed(f"{address} accepts connections but does not speak TLS; is it p2pfs?") from None
+        raise errors.DeadlinePassed(f"{address} takes connections but does not speak TLS; is it p2pfs?") from None
     except ssl.SSLCertVerificationError as error:
-        plain.close()
-        raise errors.Unreachable(
-            f"{address} has a certificate that is not our cluster's ({error.verify_message}): another cluster's secret?"
+        raise errors.IdentityRefused(
+            f"{address} has a certificate that we do not accept ({error.verify_message}); "
+            "is it another cluster's secret, or a wrong clock?"
         ) from None
     except OSError as error:
-        plain.close()
         raise errors.Unreachable(
-            f"no TLS 1.3 with {address}: {error.strerror or error}; is it p2pfs, with the same cluster secret?"
+            f"no TLS 1.3 with {address}: {_reason(error)}; is it p2pfs, with the same cluster secret?"
         ) from None
-    return secure
+
+
+def accept(plain: socket.socket, context: ssl.SSLContext, address: str, deadline_s: float) -> ssl.SSLSocket:
+    """The server's handshake over an accepted socket, which is closed on failure. Raises IdentityRefused."""
+    try:
+        return _handshake(plain, context, deadline_s, server_side=True)
+    except TimeoutError:
+        raise errors.IdentityRefused(f"{address} did not finish its TLS handshake in {deadline_s:g} s") from None
+    except OSError as error:
+        raise errors.IdentityRefused(
+            f"no TLS handshake with {address}: {_reason(error)}; a stranger, or a node with another cluster secret?"
+        ) from None
+
+
+def _handshake(plain: socket.socket, context: ssl.SSLContext, deadline_s: float, server_side: bool) -> ssl.SSLSocket:
+    # By hand, because a socket's timeout is one for each wait: a stranger who sends a byte now and then would hold
+    # the handshake, and its slot, for as long as it likes.
+    end = time.monotonic() + deadline_s
+    try:
+        plain.setblocking(False)
+        secure = context.wrap_socket(plain, server_side=server_side, do_handshake_on_connect=False)
+    except BaseException:
+        plain.close()
+        raise
+    try:
+        while True:
+            try:
+                secure.do_handshake()
+                return secure
+            except ssl.SSLWantReadError:
+                _wait(secure, select.POLLIN, end)
+            except ssl.SSLWantWriteError:
+                _wait(secure, select.POLLOUT, end)
+    except BaseException as error:
+        if isinstance(error, ssl.SSLError):
+            _let_read(secure)
+        secure.close()
+        raise
+
+
+def _let_read(secure: ssl.SSLSocket) -> None:
+    """Let the other end read the alert that says why: closing with bytes unread would make the kernel reset at once."""
+    end = time.monotonic() + ALERT_S
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(secure, socket.SHUT_WR)
+        while True:
+            _wait(secure, select.POLLIN, end)
+            if not socket.socket.recv(secure, 4096):
+                return
+
+
+def _wait(sock: socket.socket, events: int, end: float) -> None:
+    poll = select.poll()
+    poll.register(sock.fileno(), events)
+    left_s = end - time.monotonic()
+    if left_s <= 0 or not poll.poll(1000 * left_s):
+        raise TimeoutError
+
+
+def _reason(error: OSError) -> str:
+    return (getattr(error, "reason", None) or error.strerror or str(error)).replace("_", " ").lower()
 
 
 def peer_of(secure: ssl.SSLSocket) -> Peer:
-    """Whom the verified certificate at the other end belongs to."""
+    """Whom the verified certificate at the other end belongs to. Raises IdentityRefused."""
     from p2pfs.net import certificates  # here: a client with a certificate does without `cryptography`
 
-    der = secure.getpeercert(binary_form=True)
-    if der is None:
-        raise errors.IdentityRefused("no certificate at the other end")
-    bearer = certificates.read(der)
-    host, port, *_ = secure.getpeername()
-    address = f"{host}:{port}"
+    try:
+        der = secure.getpeercert(binary_form=True)
+        host, port = secure.getpeername()[:2]
+        if der is None:
+            raise ValueError("none")
+        bearer = certificates.read(der)
+    except (OSError, ValueError) as error:
+        raise errors.IdentityRefused(f"no certificate at the other end that can be read: {error}") from None
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if bearer.common_name == certificates.CLIENT:
         return Peer(None, "client", address)
     return Peer(bearer.id, "member", address)
