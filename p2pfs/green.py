@@ -128,8 +128,8 @@ class Group:
         return bool(self._group.join(timeout=seconds))
 
     def close(self) -> None:
-        """End every greenlet of the group and wait until they are gone."""
-        self._group.kill(timeout=5)
+        """End every greenlet of the group and wait until they are gone (a native job of theirs is waited for)."""
+        self._group.kill()
 
 
 class NativePool:
@@ -142,9 +142,17 @@ class NativePool:
     def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn` in a native thread; the calling greenlet waits, the others go on. Raises what `fn` raises.
 
-        When every thread is busy the caller waits for one: that is the back-pressure.
+        When every thread is busy the caller waits for one: that is the back-pressure. A caller that is ended
+        meanwhile ends only after the job: a thread cannot be stopped, and it works on the caller's buffer.
         """
-        done, value = self._pool.apply(_outcome, (fn, args, kwargs))
+        result: gevent.event.AsyncResult[Any] = self._pool.spawn(_outcome, fn, args, kwargs)
+        try:
+            done, value = result.get()
+        except BaseException:
+            while not result.ready():
+                with contextlib.suppress(GreenletExit, gevent.Timeout):
+                    result.wait()
+            raise
         if done:
             return value  # type: ignore[no-any-return]
         raise value
@@ -212,7 +220,7 @@ def race(
             more = start() or more
         raise failed
     finally:
-        gevent.killall([greenlet for greenlet in running if not greenlet.dead], block=True, timeout=5)
+        gevent.killall([greenlet for greenlet in running if not greenlet.dead])
 
 
 def on_signal(number: int, fn: Callable[[], None]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from p2pfs import errors, green
 from p2pfs.core import car, dag
-from p2pfs.core.cid import CID, DAG_PB, RAW
+from p2pfs.core.cid import CID, RAW
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
@@ -32,6 +32,26 @@ class Fetched(NamedTuple):
     view: memoryview
     done: green.Event
     outcome: list[int | BaseException]
+
+
+class Transfer:
+    """How far a file is; a failure ends it early."""
+
+    def __init__(self) -> None:
+        self.size: int | None = None
+        self.bytes = 0
+        self.kept_bytes = 0
+        """Bytes that were there already, and right."""
+        self._error: BaseException | None = None
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """Remember the first error."""
+        self._error = self._error or error
+
+    def check(self) -> None:
+        """Raise it."""
+        if self._error is not None:
+            raise self._error
 
 
 class Reader:
@@ -119,56 +139,62 @@ class Reader:
         for _, block in self.in_order(leaves()):
             yield dag.span_payload(spans.popleft(), block)
 
-    def fetch_into(
-        self, cid: CID, fd: int, advanced: Callable[[int], None], failed: list[BaseException]
-    ) -> tuple[int, int]:
-        """Make a descriptor's file equal to a file of the store; (its size, bytes that were right already).
+    def fetch_into(self, cid: CID, fd: int, transfer: Transfer) -> None:
+        """Make a descriptor's file equal to a file of the store.
 
-        `advanced` is called with the bytes of each leaf that is done; an entry in `failed` ends it early. Raises what
-        reading raises; the file is then incomplete, and calling again completes it.
+        Raises what reading raises; the file is then incomplete, and calling again completes it.
         """
-        size = self.file_size(cid)
+        if cid.codec == RAW:
+            self._fetch_leaf_into(cid, fd, transfer)
+            return
+        transfer.size = self.file_size(cid)
         was = os.fstat(fd).st_size
-        self._local.run(os.ftruncate, fd, size)
-        kept = 0
+        self._local.run(os.ftruncate, fd, transfer.size)
+        slots = green.Semaphore(AT_ONCE)
+        group = green.Group("fetch-into", transfer.fail)
 
         def leaf(span: dag.Span, view: memoryview) -> None:
-            nonlocal kept
             try:
-                if span.offset + span.length <= was and self._is_there(fd, span, view):
-                    kept += span.length
-                else:
-                    length = self._fetcher.block(span.cid, view)
-                    self._local.run(write_range, fd, span.offset, dag.span_payload(span, view[:length]))
-                advanced(span.length)
+                self._fetch_span_into(span, fd, span.offset + span.length <= was, view, transfer)
             except errors.P2pfsError as error:
-                failed.append(error)
+                transfer.fail("leaf", error)
             finally:
                 slots.release()
                 self._buffers.give(view)
 
-        slots = green.Semaphore(AT_ONCE)
-        group = green.Group("fetch-into", lambda _, error: failed.append(error))
         try:
-            for span in dag.spans(self._fetcher.branch, cid, 0, size):
+            for span in dag.spans(self._fetcher.branch, cid, 0, transfer.size):
                 slots.acquire()
-                if failed:
-                    slots.release()
-                    break
+                transfer.check()
                 group.spawn(f"leaf-{span.cid}", leaf, span, self._buffers.take())
             while len(group):
                 group.join(60.0)
         finally:
             group.close()
-        if failed:
-            raise failed[0]
-        return size, kept
+        transfer.check()
 
-    def _is_there(self, fd: int, span: dag.Span, view: memoryview) -> bool:
+    def _fetch_span_into(
+        self, span: dag.Span, fd: int, may_be_there: bool, view: memoryview, transfer: Transfer
+    ) -> None:
         # Only whole raw leaves can be compared where they lie; anything else is fetched again.
-        if span.skip or span.cid.codec == DAG_PB or span.cid.is_identity:
-            return False
-        return self._local.run(is_there, fd, span.offset, view[: span.length], span.cid.multihash)
+        if may_be_there and span.cid.codec == RAW and not span.cid.is_identity:
+            with view[: span.length] as scratch:
+                if self._local.run(is_there, fd, span.offset, scratch, span.cid.multihash):
+                    transfer.kept_bytes += span.length
+                    transfer.bytes += span.length
+                    return
+        length = self._fetcher.block(span.cid, view)
+        with view[:length] as block, dag.span_payload(span, block) as data:
+            self._local.run(write_range, fd, span.offset, data)
+        transfer.bytes += span.length
+
+    def _fetch_leaf_into(self, cid: CID, fd: int, transfer: Transfer) -> None:
+        with self._buffers.buffer() as view:
+            length = self._fetcher.block(cid, view)
+            with view[:length] as data:
+                self._local.run(write_range, fd, 0, data)
+        self._local.run(os.ftruncate, fd, length)
+        transfer.size = transfer.bytes = length
 
     # --- directories and figures ---------------------------------------------------------------------
 

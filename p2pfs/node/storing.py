@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from p2pfs import errors, green
+from p2pfs import errors
 from p2pfs.core import car, wire
 from p2pfs.core.cid import CID, DAG_PB
 from p2pfs.core.layout import Link
@@ -18,9 +18,9 @@ from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
 from p2pfs.node.buffers import SMALL
 from p2pfs.node.ingest import FileIngest, Folder, Ingest, add_descriptor, add_stream
+from p2pfs.node.progress import reporting
 from p2pfs.node.services import Services
 
-PROGRESS_S = 0.5
 MAX_DEPTH = 512
 MAX_REPLICAS = 64
 OPTIONS: dict[str, type] = {"name": str, "replicas": int, "chunker": str, "hash": str, "dry_run": bool}
@@ -55,25 +55,15 @@ def new_ingest(services: Services, options: dict[str, Any]) -> Ingest:
 @contextlib.contextmanager
 def running(session: Session, ingest: Ingest) -> Iterator[None]:
     """Send progress while the body runs; a client that went away ends it. Want of room takes back what was written."""
-    is_over = green.Event()
-
-    def progress() -> None:
-        while not is_over.wait(PROGRESS_S):
-            session.part(wire.dump_json({"bytes": ingest.bytes, "new_bytes": ingest.new_bytes}))
-
-    group = green.Group("progress", ingest.fail)
-    reporter = group.spawn("progress", progress)
-    try:
-        yield
-        ingest.join()
-    except errors.NoSpace:
-        ingest.take_back()
-        raise
-    finally:
-        ingest.close()
-        is_over.set()
-        reporter.join(10.0)
-        group.close()
+    with reporting(session, lambda: {"bytes": ingest.bytes, "new_bytes": ingest.new_bytes}, ingest.fail):
+        try:
+            yield
+            ingest.join()
+        except errors.NoSpace:
+            ingest.take_back()
+            raise
+        finally:
+            ingest.close()
 
 
 def store(services: Services, session: Session, line: Line) -> None:
@@ -83,6 +73,8 @@ def store(services: Services, session: Session, line: Line) -> None:
     with running(session, ingest):
         link, sha256 = Tree(session, ingest).read()
         ingest.join()
+        # A directory is as big as the files in it.
+        link = link._replace(size=ingest.bytes)
         receipt = {
             "cid": str(link.cid), "name": options.get("name", ""), "size": link.size, "sha256": sha256,
             "blocks": ingest.blocks, "new_blocks": ingest.new_blocks, "new_bytes": ingest.new_bytes,
@@ -103,8 +95,13 @@ def make_pin(
         replicas=options.get("replicas", services.config.cluster.replicas), blocks=ingest.blocks,
         created=int(time.time()), stamp=services.pinning.stamp(), origin=services.cluster.id, removed=False,
     )
-    holders = services.pinning.publish([pin])
+    pinning = services.pinning
+    before = [known for known in pinning.run(pinning.catalog.find_cid, pin.cid) if known.key == pin.key]
+    holders = pinning.publish([pin])
     if len(holders) < ingest.quorum:
+        if not before:
+            # A store that fails leaves nothing visible; one that was acknowledged before stays.
+            pinning.publish([pin._replace(removed=True, stamp=pinning.stamp())])
         raise errors.TooFewNodes(
             f"every block of {link.cid} is stored, but only {len(holders)} of the {ingest.quorum} nodes needed took "
             f"its pin ({services.cluster.names(holders)}); store it again, nothing is sent twice"
@@ -281,7 +278,7 @@ def _adopt(services: Services, ingest: Ingest, root: CID, options: dict[str, Any
     """Pin an imported root if its DAG is whole; the row that tells."""
     services.reader.require_whole(root)
     entry = services.reader.entry(root)
-    size = entry["size"] if entry["size"] is not None else 0
+    size = entry["size"] if entry["size"] is not None else services.reader.figures(root)[1]
     sha256 = None
     if entry["type"] == "file" and root.codec != DAG_PB and root.multihash[0] == 0x12:
         sha256 = root.multihash[2:].hex()

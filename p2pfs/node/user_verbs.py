@@ -12,6 +12,8 @@ from p2pfs.core import dag, wire
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
 from p2pfs.node import census
+from p2pfs.node.progress import reporting
+from p2pfs.node.reading import Transfer
 from p2pfs.node.refs import Found, resolve
 from p2pfs.node.services import Services
 
@@ -57,32 +59,14 @@ def read(services: Services, session: Session, line: Line) -> None:
 def fetch(services: Services, session: Session, line: Line) -> None:
     """FETCH: make the descriptor's file equal to the stored one."""
     fd = session.take_descriptor()
-    done = 0
+    transfer = Transfer()
     try:
         found = find(services, line)
-        size = services.reader.file_size(found.cid)
-
-        def advanced(count: int) -> None:
-            nonlocal done
-            done += count
-
-        def progress() -> None:
-            while not is_over.wait(PART_S):
-                session.part(wire.dump_json({"bytes": done, "size": size}))
-
-        is_over = green.Event()
-        group = green.Group("fetch-progress", lambda _, error: gone.append(error))
-        gone: list[BaseException] = []
-        reporter = group.spawn("progress", progress)
-        try:
-            size, kept = services.reader.fetch_into(found.cid, fd, advanced, gone)
-        finally:
-            is_over.set()
-            reporter.join(10.0)
-            group.close()
+        with reporting(session, lambda: {"bytes": transfer.bytes, "size": transfer.size}, transfer.fail):
+            services.reader.fetch_into(found.cid, fd, transfer)
     finally:
         os.close(fd)
-    session.reply(wire.dump_json({"cid": str(found.cid), "size": size, "kept_bytes": kept}))
+    session.reply(wire.dump_json({"cid": str(found.cid), "size": transfer.size, "kept_bytes": transfer.kept_bytes}))
 
 
 def list_entries(services: Services, session: Session, line: Line) -> None:
