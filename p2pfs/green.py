@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import gevent
 import gevent.event
@@ -145,9 +145,9 @@ class NativePool:
         When every thread is busy the caller waits for one: that is the back-pressure. A caller that is ended
         meanwhile ends only after the job: a thread cannot be stopped, and it works on the caller's buffer.
         """
-        result: gevent.event.AsyncResult[Any] = self._pool.spawn(_outcome, fn, args, kwargs)
+        result = self._pool.spawn(_outcome, fn, args, kwargs)
         try:
-            done, value = result.get()
+            done, value = cast(tuple[bool, Any], result.get())
         except BaseException:
             while not result.ready():
                 with contextlib.suppress(GreenletExit, gevent.Timeout):
