@@ -107,6 +107,32 @@ def material(
     return Material(*(str(folder / file) for file in ("ca.pem", "cert.pem", "key.pem")), id)
 
 
+class Script:
+    """A socket that gives its bytes in pieces of the given sizes, over and over."""
+
+    family = socket.AF_UNIX
+
+    def __init__(self, data: bytes, cuts: list[int]) -> None:
+        self._data = memoryview(data)
+        self._cuts = cuts
+        self._next = 0
+
+    def settimeout(self, seconds: float) -> None:
+        assert seconds > 0
+
+    def recv_into(self, view: memoryview) -> int:
+        count = min(len(view), self._cuts[self._next % len(self._cuts)], len(self._data))
+        self._next += 1
+        view[:count], self._data = self._data[:count], self._data[count:]
+        return count
+
+    def recv(self, size: int) -> bytes:
+        count = min(size, self._cuts[self._next % len(self._cuts)], len(self._data))
+        self._next += 1
+        data, self._data = bytes(self._data[:count]), self._data[count:]
+        return data
+
+
 @contextlib.contextmanager
 def stream_pair(kind: str, folder: Path, limits: Limits | None = None) -> Iterator[tuple[Stream, Stream]]:
     """Two ends of a connection: `tcp`, `unix` or `tls`."""

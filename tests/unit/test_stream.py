@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from p2pfs import errors
 from p2pfs.core import wire
 from p2pfs.net.stream import MAX_DESCRIPTORS, Limits, Stream
-from tests.sockets import IS_GREEN, SHORT, Task, stream_pair
+from tests.sockets import IS_GREEN, SHORT, Script, Task, stream_pair
 
 KINDS = ["tcp", "unix", "tls"]
 WAIT_S = 10.0
@@ -85,29 +85,6 @@ def test_where_the_network_cuts_makes_no_difference(messages: list[tuple[bytes, 
         assert stream.read_line(WAIT_S) == line + b"\n"
         assert stream.read_body(len(body)) == body
     assert stream.read_line(WAIT_S) == b""
-
-
-class Script:
-    """A socket that gives its bytes in pieces of the given sizes."""
-
-    family = socket.AF_UNIX
-
-    def __init__(self, data: bytes, cuts: list[int]) -> None:
-        self._data = memoryview(data)
-        self._cuts = cuts
-
-    def settimeout(self, seconds: float) -> None:
-        assert seconds > 0
-
-    def recv_into(self, view: memoryview) -> int:
-        self._cuts = [*self._cuts[1:], self._cuts[0]]
-        count = min(len(view), self._cuts[0], len(self._data))
-        view[:count], self._data = self._data[:count], self._data[count:]
-        return count
-
-    def recv(self, size: int) -> bytes:
-        buffer = bytearray(size)
-        return bytes(buffer[: self.recv_into(memoryview(buffer))])
 
 
 @pytest.mark.skipif(not IS_GREEN, reason="native threads may not share a TLS stream")
