@@ -25,6 +25,8 @@ class P2pfsError(Exception):
 class InternalError(P2pfsError):
     """A bug of ours: an exception that no code expected. Logged with its traceback where it happened."""
 
+    is_fatal = True
+
 
 class UsageError(P2pfsError):
     """The caller asked for something that makes no sense, whatever the state of the cluster."""

@@ -220,7 +220,7 @@ class Server:
         if isinstance(error, errors.DeadlinePassed) and not session.is_busy:
             return False  # an idle connection, or half a line
         stream.send(wire.format_error(error))
-        if error.is_fatal or isinstance(error, errors.InternalError) or wire.VERBS[verb].streams_in:
+        if error.is_fatal or wire.VERBS[verb].streams_in:
             stream.linger()
             return False
         stream.skip(session.unread_bytes)
