@@ -58,8 +58,8 @@ class Outgoing:
             self._connection.send_record(name, *args, body=body, fds=fds)
         except errors.Unreachable:
             # The node closes when it refuses in the middle; its reason came before that and can still be read.
-            self._connection.is_broken = False
-            self.end()
+            if (refusal := self._answer.last_words()) is not None:
+                raise refusal from None
             raise
 
     def wait_readable(self, fd: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ class Connection:
     def send_record(self, name: str, *args: Any, body: Buffer | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send a record inside a streaming request.
 
-        When this raises Unreachable the other end may have refused before it hung up: its answer can still be read.
+        When this fails the other end may have refused before it hung up: see `Answer.last_words`.
         """
         with _Watch(self):
             self._send(wire.RECORDS[name], args, body, fds)
@@ -112,6 +113,20 @@ class Answer(Iterator[bytes]):
             raise StopIteration
         return body
 
+    def last_words(self) -> errors.P2pfsError | None:
+        """After a record could not be sent: why the other end refused before it hung up, if it said so.
+
+        The connection stays broken. Parts that came before the refusal are dropped.
+        """
+        with contextlib.suppress(errors.P2pfsError):
+            while line := self._stream.read_line(self._stream.limits.linger_s):
+                try:
+                    reply = wire.parse_reply(line)
+                except errors.P2pfsError as refusal:
+                    return refusal
+                self._stream.skip(reply.length)
+        return None
+
 
 class _Watch:
     """Marks the connection as broken when anything but an ordinary refusal passes through."""
@@ -129,8 +144,8 @@ class _Watch:
 
 
 def _mark(connection: Connection, error: BaseException) -> None:
-    # After an InternalError the other end hangs up too. Any other refusal leaves the connection in step.
-    if not isinstance(error, errors.P2pfsError) or error.is_fatal or isinstance(error, errors.InternalError):
+    # A refusal that is not fatal leaves the connection in step.
+    if not isinstance(error, errors.P2pfsError) or error.is_fatal:
         connection.is_broken = True
 
 
