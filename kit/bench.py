@@ -9,9 +9,11 @@ smallest and the largest; `ref` is the reference's median, taken in turn with th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import statistics
@@ -97,12 +99,17 @@ def timed(command: list[str]) -> tuple[float, float]:
     """(seconds, peak resident MiB) of a command as a whole process."""
     begin = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    # Not ru_maxrss: that of a child begins with its parent's.
+    status, peak = Path(f"/proc/{process.pid}/status"), 0
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found = re.search(r"VmHWM:\s*(\d+)", status.read_text())
+            peak = int(found[1]) if found else peak
+        time.sleep(0.002)
     seconds = time.monotonic() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} exited {process.returncode}")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, peak / 1024
 
 
 def cli(node: Node, *args: str) -> tuple[float, float]:

@@ -42,7 +42,7 @@ def test_nobody_is_declared_dead_under_bulk_load_and_full_cpu(tmp_path: Path) ->
                         random_file(path, 128 * MIB)
                         node.cli("store", str(path))
                         cluster[(number + 1) % 3].cli("get", "--force", path.name, "-o", str(path.with_suffix(".back")))
-                    except BaseException as error:
+                    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                         failures.append(error)
 
             threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
