@@ -186,6 +186,7 @@ class Server:
     def _serve_one(self, session: Session, stream: Stream) -> bool:
         """Answer one request; False when the connection is over: ended by the client, or out of step."""
         verb, outcome = "?", "OK"
+        session.begin()
         try:
             text = stream.read_line(self._limits.idle_s)
             if not text:
@@ -193,8 +194,8 @@ class Server:
             session.is_busy = True
             line = wire.parse_request(text)
             verb = line.verb.name
+            session.unread_bytes = line.length
             self._check_door(session, line)
-            session.begin(line)
             self._handlers[verb](session, line)
             if not session.has_replied:
                 raise RuntimeError(f"the handler of {verb} gave no answer")

@@ -24,9 +24,9 @@ class Session:
         self.is_busy = False
         """A request is being answered."""
 
-    def begin(self, line: Line) -> None:
-        """A new request; for the server."""
-        self.unread_bytes = line.length
+    def begin(self) -> None:
+        """Before the next request; for the server."""
+        self.unread_bytes = 0
         self.has_replied = False
 
     def body(self) -> bytes:
