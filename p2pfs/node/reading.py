@@ -22,6 +22,8 @@ from p2pfs.store.jobs import is_there, write_range
 AHEAD = 8
 """Blocks fetched ahead by one reader that delivers in order."""
 CHECK_AT_ONCE = 1024
+FLUSH_BYTES = 64 * 1024 * 1024
+"""A file that is fetched is written to disk as it grows: the client syncs it at the end and need not wait for all."""
 AT_ONCE = 12
 """Blocks fetched at once into a file."""
 
@@ -152,6 +154,7 @@ class Reader:
         self._local.run(os.ftruncate, fd, transfer.size)
         slots = green.Semaphore(AT_ONCE)
         group = green.Group("fetch-into", transfer.fail)
+        flushed = 0
 
         def leaf(span: dag.Span, view: memoryview) -> None:
             try:
@@ -166,6 +169,9 @@ class Reader:
             for span in dag.spans(self._fetcher.branch, cid, 0, transfer.size):
                 slots.acquire()
                 transfer.check()
+                if transfer.bytes - flushed >= FLUSH_BYTES:
+                    flushed = transfer.bytes
+                    group.spawn("flush", self._local.run, os.fdatasync, fd)
                 group.spawn(f"leaf-{span.cid}", leaf, span, self._buffers.take())
             while len(group):
                 group.join(60.0)
