@@ -70,6 +70,21 @@ def spawn(name: str, fn: Callable[..., Any], *args: Any) -> Task:
 semaphore: Callable[[int], Any] = gevent.lock.BoundedSemaphore if IS_GREEN else threading.BoundedSemaphore
 
 
+class Signal:
+    """Something that one task waits for and another one tells."""
+
+    def __init__(self) -> None:
+        self._semaphore = semaphore(1)
+        self._semaphore.acquire()
+
+    def set(self) -> None:
+        self._semaphore.release()
+
+    def wait(self) -> None:
+        """Until it was set."""
+        assert self._semaphore.acquire(timeout=JOIN_S), "nothing came"
+
+
 class Material(NamedTuple):
     """The files of somebody with a certificate."""
 
@@ -160,6 +175,12 @@ class Running(NamedTuple):
     address: str
     control: str
     node: Material
+    tasks: list[Task]
+
+    def join(self) -> None:
+        """Wait until every connection that there was is over."""
+        for task in self.tasks:
+            task.result()
 
     def member(self, folder: Path) -> Connection:
         """A connection of another member of the same cluster."""
@@ -190,13 +211,21 @@ def running(
     """A server with these handlers on a TCP port and a control socket."""
     node = node or material(folder / "node")
     context = tls.server_context(*node.files)
-    server = Server(spawn, semaphore, limits, max_connections)
+    tasks: list[Task] = []
+
+    def tracked(name: str, fn: Callable[..., Any], *args: Any) -> Task:
+        task = spawn(name, fn, *args)
+        if not name.startswith("accept"):
+            tasks.append(task)
+        return task
+
+    server = Server(tracked, semaphore, limits, max_connections)
     try:
         address = server.listen_tcp("127.0.0.1:0", lambda: context)
         control = str(folder / "control.sock")
         server.listen_unix(control, 0o600)
         server.start(handlers)
-        yield Running(server, address, control, node)
+        yield Running(server, address, control, node, tasks)
     finally:
         server.close()
 

@@ -1,0 +1,23 @@
+"""What p2pfs/net promises on threads it keeps on greenlets: the same tests in a process patched as a node is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TESTS = ["tests/unit/test_stream.py", "tests/wire/test_server.py"]
+PROGRAM = """
+from gevent import monkey
+monkey.patch_all(thread=False)
+import sys, pytest
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
+"""
+
+
+def test_streams_and_server_on_greenlets() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *TESTS], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
