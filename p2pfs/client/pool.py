@@ -54,8 +54,18 @@ class Patience(Limits):
     deadline = Deadline(None)
 
     @property
-    def answer_s(self) -> float:
-        """Until the first byte of an answer, or of its next part."""
+    def control_answer_s(self) -> float:
+        """Until the first byte of an answer to a control verb."""
+        return self.deadline.wait_s()
+
+    @property
+    def bulk_answer_s(self) -> float:
+        """Until the first byte of an answer to another verb."""
+        return self.deadline.wait_s()
+
+    @property
+    def part_s(self) -> float:
+        """Until the first byte of the next part."""
         return self.deadline.wait_s()
 
     @property

@@ -87,7 +87,7 @@ class Answer(Iterator[bytes]):
         self._connection = connection
         self._stream = stream
         self._verb = verb
-        self._wait_s = _answer_s(verb.name, stream.limits)
+        self._has_begun = False
         self._error: BaseException | None = None
         self._is_over = False
         self.result = b""
@@ -98,7 +98,8 @@ class Answer(Iterator[bytes]):
         if self._is_over:
             raise StopIteration
         try:
-            reply = _read_reply(self._stream, self._wait_s)
+            limits = self._stream.limits
+            reply = _read_reply(self._stream, limits.part_s if self._has_begun else _answer_s(self._verb.name, limits))
             body = self._stream.read_body(reply.length)
         except BaseException as error:
             self._error = error
@@ -106,7 +107,7 @@ class Answer(Iterator[bytes]):
             # A request that was refused while it streamed in is out of step, whatever the reason.
             self._connection.is_broken |= self._verb.streams_in
             raise
-        self._wait_s = self._stream.limits.part_s
+        self._has_begun = True
         if reply.is_last:
             self._is_over = True
             self.result = body
