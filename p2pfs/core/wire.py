@@ -14,6 +14,7 @@ A new verb is one row here and one handler in `p2pfs/node/`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote_to_bytes
@@ -45,19 +46,32 @@ def _decode_end(word: str) -> int | None:
 
 
 def encode_text(value: str | bytes) -> str:
-    """Percent-encode to one printable word. Undecodable bytes of file names travel as surrogates."""
-    raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    """Percent-encode to one printable word. Undecodable bytes of file names travel as surrogates.
+
+    Raises UsageError for text with other surrogates, which stands for no bytes.
+    """
+    try:
+        raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise errors.UsageError(f"{value!r} is no text: it has half of a character") from None
     return quote(raw, safe="/:@+,=~") or "%"
 
 
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
 def decode_text(word: str) -> str:
-    """The text behind a word; ``%`` alone is the empty text."""
+    """The text behind a word; ``%`` alone is the empty text. Raises ProtocolError."""
     return decode_bytes(word).decode("utf-8", "surrogateescape")
 
 
 def decode_bytes(word: str) -> bytes:
-    """The bytes behind a word; ``%`` alone is none."""
-    return b"" if word == "%" else unquote_to_bytes(word)
+    """The bytes behind a word; ``%`` alone is none. Raises ProtocolError."""
+    if word == "%":
+        return b""
+    if _BAD_ESCAPE.search(word):
+        raise errors.ProtocolError(f"{word[:40]!r} has a % without two hex digits after it")
+    return unquote_to_bytes(word)
 
 
 def _decode_cid(word: str) -> CID:
@@ -205,13 +219,15 @@ def _parse_line(line: bytes, table: dict[str, Verb]) -> Line:
     wanted = len(verb.args) + (verb.max_body is not None)
     if len(words) != wanted:
         raise errors.ProtocolError(f"{name} takes {wanted} words, not {len(words)}")
+    if "" in words:
+        raise errors.ProtocolError(f"{name}: words are separated by one space; the empty text is written %")
     args = tuple(kind.decode(word) for (_, kind), word in zip(verb.args, words, strict=False))
     length = 0 if verb.max_body is None else _parse_length(words[-1], verb.max_body, name)
     return Line(verb, args, length)
 
 
 def _split(line: bytes) -> list[str]:
-    text = line.rstrip(b"\r\n").decode("latin-1")
+    text = line.removesuffix(b"\n").removesuffix(b"\r").decode("latin-1")
     if not text.isascii() or not text.isprintable():
         raise errors.ProtocolError("a line is printable ASCII; anything else is percent-encoded")
     return text.split(" ")
@@ -247,8 +263,10 @@ def format_part(length: int) -> bytes:
 
 def format_error(error: errors.P2pfsError) -> bytes:
     """The last line of a request that was not done. The message is cut to what a line holds."""
-    text = encode_message(str(error))
-    return f"ERR {error.token} {text}"[: MAX_LINE - 2].encode("ascii") + b"\r\n"
+    line = f"ERR {error.token} {encode_message(str(error))}"[: MAX_LINE - 2]
+    if cut := _BAD_ESCAPE.search(line):
+        line = line[: cut.start()]
+    return line.encode("ascii") + b"\r\n"
 
 
 def encode_message(message: str) -> str:
@@ -257,13 +275,16 @@ def encode_message(message: str) -> str:
 
 
 def parse_reply(line: bytes, max_body: int = MAX_BLOCK) -> Reply:
-    """A reply line. Raises the error that an ERR line stands for, or ProtocolError for anything else."""
+    """A reply line. Raises the error that an ERR line stands for, or ProtocolError for anything else.
+
+    `max_body` is for the last line; a PART has its own limit.
+    """
     kind, *words = _split(line)
     if kind == "ERR" and words:
         raise errors.from_wire(words[0], unquote_to_bytes(" ".join(words[1:])).decode("utf-8", "replace"))
     if kind not in ("OK", "PART") or len(words) != 1:
         raise errors.ProtocolError(f"{line[:40]!r} is no reply")
-    return Reply(kind == "OK", _parse_length(words[0], max_body, kind))
+    return Reply(kind == "OK", _parse_length(words[0], max_body if kind == "OK" else MAX_PART, kind))
 
 
 # --- messages ----------------------------------------------------------------------------------------
@@ -272,14 +293,19 @@ J = TypeVar("J", dict[str, Any], list[Any])
 
 
 def parse_json(body: bytes, shape: type[J]) -> J:
-    """A message body: JSON of the wanted outer shape. Raises ProtocolError for anything else."""
+    """A message body: UTF-8 JSON of the wanted outer shape. Raises ProtocolError for anything else."""
     try:
-        value = json.loads(body)
+        # NaN and Infinity, which Python would take, are no JSON, and no comparison with them is what it seems.
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise errors.ProtocolError(f"a body is no JSON: {str(error)[:80]}") from None
     if not isinstance(value, shape):
         raise errors.ProtocolError(f"a body is JSON, but no {shape.__name__}")
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def dump_json(value: Any) -> bytes:

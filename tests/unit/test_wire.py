@@ -91,6 +91,14 @@ def test_any_bytes_are_json_or_a_protocol_error(data: bytes) -> None:
             assert isinstance(error, errors.ProtocolError) and len(str(error)) < 200
 
 
+@pytest.mark.parametrize("body", [
+    b"[NaN]", b"[Infinity]", b"[-Infinity]", "[1]".encode("utf-16"), b"\xef\xbb\xbf[1]", b"[1]x", b"",
+])
+def test_what_only_python_takes_is_no_json(body: bytes) -> None:
+    with pytest.raises(errors.ProtocolError, match="no JSON"):
+        wire.parse_json(body, list)
+
+
 @given(st.sampled_from(sorted(errors.BY_TOKEN)), st.text(max_size=300))
 def test_errors_come_back(token: str, message: str) -> None:
     line = wire.format_error(errors.BY_TOKEN[token](message))
@@ -102,10 +110,11 @@ def test_errors_come_back(token: str, message: str) -> None:
     assert str(caught.value) == message.encode("utf-8", "replace").decode()
 
 
-def test_a_long_error_is_cut_to_a_line() -> None:
-    line = wire.format_error(errors.NotFound("ä" * 10_000))
-    assert len(line) == wire.MAX_LINE
-    with pytest.raises(errors.NotFound, match="ää"):
+@pytest.mark.parametrize("begin", ["", "x", "xx", "xxx", "xxxx", "xxxxx"])
+def test_a_long_error_is_cut_to_a_line(begin: str) -> None:
+    line = wire.format_error(errors.NotFound(begin + "ä" * 10_000))
+    assert wire.MAX_LINE - 2 <= len(line) <= wire.MAX_LINE
+    with pytest.raises(errors.NotFound, match=f"^{begin}ä+\ufffd?$"):
         wire.parse_reply(line)
 
 
@@ -119,8 +128,22 @@ def test_replies() -> None:
     assert wire.parse_reply(wire.format_part(0)) == wire.Reply(False, 0)
     with pytest.raises(errors.TooBig):
         wire.parse_reply(wire.format_ok(101), max_body=100)
+    with pytest.raises(errors.TooBig):
+        wire.parse_reply(wire.format_part(wire.MAX_PART + 1))
 
 
 def test_an_argument_that_is_too_long_is_a_usage_error() -> None:
     with pytest.raises(errors.UsageError, match="STAT"):
         wire.format_request("STAT", "x" * wire.MAX_LINE)
+
+
+def test_half_a_character_is_a_usage_error() -> None:
+    with pytest.raises(errors.UsageError, match="half of a character"):
+        wire.format_request("STAT", "\ud800")
+
+
+@pytest.mark.parametrize("line", [b"STATUS\r\r\n", b"STATUS\n\n", b"STATUS\n\r\n", b"STATUS \r\n", b" STATUS\r\n"])
+def test_a_line_has_one_end_and_no_space_around(line: bytes) -> None:
+    assert wire.parse_request(b"STATUS") == wire.parse_request(b"STATUS\n") == wire.parse_request(b"STATUS\r\n")
+    with pytest.raises(errors.ProtocolError):
+        wire.parse_request(line)

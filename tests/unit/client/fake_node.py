@@ -367,7 +367,8 @@ class FakeNode:
     def _export(self, talk: Talk, line: wire.Line) -> None:
         cid, data = self._file(line.args[0])
         talk.part(b"CAR of ")
-        talk.part(data)
+        for start in range(0, len(data), wire.MAX_PART):
+            talk.part(data[start : start + wire.MAX_PART])
         talk.ok({"cid": cid, "blocks": 1})
 
     def _peers(self, talk: Talk, line: wire.Line) -> None:
