@@ -63,6 +63,8 @@ class Node:
         self.options = {
             "node.name": name, "node.data_dir": str(self.data_dir), "node.listen": self.address, **options,
         }
+        self.environment: dict[str, str] = {}
+        """More environment variables for the process."""
         self.process: subprocess.Popen[bytes] | None = None
         self.ready_s = 0.0
         """Seconds from the start of the process to its READY."""
@@ -77,6 +79,7 @@ class Node:
             begin = time.monotonic()
             overrides = [word for key, value in self.options.items() for word in ("-o", f"{key}={value}")]
             environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PFS_")}
+            environment.update(self.environment)
             self.process = subprocess.Popen(
                 [sys.executable, str(NODE), "-c", str(CONFIG), *overrides],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,

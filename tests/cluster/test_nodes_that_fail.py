@@ -205,6 +205,25 @@ def test_two_nodes_with_one_identity_the_later_one_gives_way(tmp_path: Path) -> 
         wait_until(lambda: a.states()["node-b"] == "alive", 10, "the first one is still a member")
 
 
+def test_a_clock_that_is_an_hour_off_is_named_and_the_newest_pin_still_wins(tmp_path: Path) -> None:
+    shim = tmp_path / "shim"
+    shim.mkdir()
+    (shim / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() + 3600\n")
+    with three(tmp_path) as cluster:
+        a, b, c = cluster
+        c.stop()
+        c.environment["PYTHONPATH"] = str(shim)
+        c.start()
+        cluster.wait_alive()
+        first = c.json("store", "--name=doc", str(make_file(tmp_path / "one", MIB)))[0]["cid"]
+        wait_until(lambda: a.json("stat", "doc")[0]["cid"] == first, 5, "the pin of the future arrived")
+        second = a.json("store", "--name=doc", str(make_file(tmp_path / "two", MIB)))[0]["cid"]
+        for node in (a, b, c):
+            wait_until(lambda node=node: node.json("stat", "doc")[0]["cid"] == second, 5, "the later one wins")
+        status = a.json("status")[0]
+        assert any("node-c" in reason and "clock" in reason for reason in status["reasons"])
+
+
 def test_what_a_start_can_stumble_over(tmp_path: Path) -> None:
     first = Node(tmp_path, "first", {}).start()
     try:
