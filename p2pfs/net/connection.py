@@ -37,11 +37,11 @@ class Connection:
             self._send(wire.VERBS[name], args, body, ())
             return self._stream.read_body(self._last(name, first_byte_s).length)
 
-    def request_into(self, view: memoryview, name: str, *args: Any) -> int:
+    def request_into(self, view: memoryview, name: str, *args: Any, first_byte_s: float | None = None) -> int:
         """Ask, and put the answer into a buffer; returns its length. An answer that is longer is a ProtocolError."""
         with _Watch(self):
             self._send(wire.VERBS[name], args, None, ())
-            length = self._last(name, None, max_body=len(view)).length
+            length = self._last(name, first_byte_s, max_body=len(view)).length
             self._stream.read_into(view[:length])
             return length
 

@@ -14,7 +14,7 @@ from p2pfs.node.peers import HAVE_BATCH
 from p2pfs.node.pinning import BATCH, format_digests
 from p2pfs.node.services import Services
 
-BUFFER_WAIT_S = 20.0
+BUFFER_WAIT_S = 10.0
 """How long a PUT or GET waits for a buffer: longer than a full queue of disk jobs, shorter than its caller."""
 
 

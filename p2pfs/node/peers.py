@@ -27,6 +27,8 @@ LANES = {"probe": 2, "catalog": 1, "bulk": 4}
 CONNECT_S = 3.0
 IDLE_S = 120.0
 """Older idle connections are not used again: the other end closes them after 300 s."""
+BULK_ANSWER_S = 15.0
+"""Until the first byte of an answer to HAVE, PUT, GET: the other end waits for a buffer and a disk at most."""
 AVOID_S = 5.0
 """How long bulk work prefers other members after a connection failed or a deadline passed."""
 HAVE_BATCH = 1024
@@ -52,6 +54,7 @@ class Lane:
         self._open = open_one
         self._slots = green.Semaphore(size)
         self._idle: list[tuple[float, Connection]] = []
+        self._busy: set[Connection] = set()
 
     @contextlib.contextmanager
     def connection(self, wait_s: float) -> Iterator[tuple[Connection, bool]]:
@@ -61,18 +64,23 @@ class Lane:
         connection = None
         try:
             connection, is_reused = self._take()
+            self._busy.add(connection)
             yield connection, is_reused
-            self._idle.append((time.monotonic(), connection))
-            connection = None
-        except errors.P2pfsError:
-            if connection is not None and not connection.is_broken:
-                self._idle.append((time.monotonic(), connection))
-                connection = None
+        except BaseException as error:
+            if connection is not None and not isinstance(error, errors.P2pfsError):
+                connection.is_broken = True  # cut off in the middle
             raise
         finally:
             if connection is not None:
-                connection.close()
+                self._let_go(connection)
             self._slots.release()
+
+    def _let_go(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+        if connection.is_broken:
+            connection.close()
+        else:
+            self._idle.append((time.monotonic(), connection))
 
     def _take(self) -> tuple[Connection, bool]:
         while self._idle:
@@ -86,6 +94,12 @@ class Lane:
         """Close what is idle; what is in use ends with its user."""
         while self._idle:
             self._idle.pop()[1].close()
+
+    def sever(self) -> None:
+        """Close what is in use as well: its users get Unreachable at once."""
+        self.close()
+        for connection in list(self._busy):
+            connection.close()
 
 
 class Peer:
@@ -161,12 +175,13 @@ class Peer:
     def get_block(self, cid: CID, into: memoryview) -> int:
         """The block's bytes into the buffer, unverified; returns their number. Raises NotFound and the like."""
         with self._timed("fetched"):
-            return self.call("bulk", lambda connection: connection.request_into(into, "GET", cid))
+            return self.call("bulk", lambda it: it.request_into(into, "GET", cid, first_byte_s=BULK_ANSWER_S))
 
     def put_block(self, cid: CID, data: memoryview) -> str:
         """Make the block durable there; returns the answer: `new` with its age token, or `old`."""
         with self._timed("sent"):
-            return self.call("bulk", lambda connection: connection.request("PUT", cid, body=data)).decode("ascii")
+            answer = self.call("bulk", lambda it: it.request("PUT", cid, body=data, first_byte_s=BULK_ANSWER_S))
+            return answer.decode("ascii", "replace")
 
     def accuse(self, what: str) -> None:
         """Note what the peer did wrong (`p2pfs-cli peers` names it) and avoid it for a while."""
@@ -191,7 +206,7 @@ class Peer:
     def have(self, mode: str, cids: list[CID]) -> list[bool]:
         """Which of up to HAVE_BATCH blocks are there."""
         body = "\n".join(map(str, cids)).encode("ascii")
-        answer = self.call("bulk", lambda connection: connection.request("HAVE", mode, body=body))
+        answer = self.call("bulk", lambda it: it.request("HAVE", mode, body=body, first_byte_s=BULK_ANSWER_S))
         if len(answer) != len(cids):
             raise errors.ProtocolError(f"{self.member.name} answered HAVE of {len(cids)} with {len(answer)}")
         return [flag == ord("1") for flag in answer]
@@ -227,10 +242,10 @@ class Peer:
         finally:
             self._is_asking = False
 
-    def close(self) -> None:
-        """Close what is idle."""
+    def sever(self) -> None:
+        """Close every connection: who waits for this peer waits no longer."""
         for lane in self._lanes.values():
-            lane.close()
+            lane.sever()
 
 
 class _Stale(Exception):
@@ -281,7 +296,7 @@ class Peers:
         peer = self._peers.get(member.id)
         if peer is None or peer.member.addresses != member.addresses:
             if peer:
-                peer.close()
+                peer.sever()
             peer = self._peers[member.id] = Peer(member, self.caller, self._context, self._group)
         peer.member = member
         return peer
@@ -305,10 +320,10 @@ class Peers:
         """Close the connections to a member that is gone."""
         peer = self._peers.get(id)
         if peer:
-            peer.close()
+            peer.sever()
 
     def close(self) -> None:
         """Close all."""
         self._group.close()
         for peer in self._peers.values():
-            peer.close()
+            peer.sever()

@@ -119,6 +119,23 @@ def test_a_get_goes_on_when_a_holder_dies_and_nothing_partial_is_seen(tmp_path: 
         assert target.read_bytes() == path.read_bytes()
 
 
+def test_a_get_and_a_store_go_on_when_a_node_hangs(tmp_path: Path) -> None:
+    path, other = make_file(tmp_path / "f", 60 * MIB), make_file(tmp_path / "g", 60 * MIB)
+    with three(tmp_path) as cluster:
+        a, b, c = cluster
+        a.cli("store", str(path))
+        c.signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        b.cli("get", "f", "-o", str(tmp_path / "back"))
+        hedged_s = time.monotonic() - begin
+        assert (tmp_path / "back").read_bytes() == path.read_bytes()
+        assert hedged_s < 10  # each block waits for its hedge at most, not for a deadline
+        assert a.json("store", str(other))[0]["replicas"] == 2
+        assert time.monotonic() - begin < 60
+        c.signal(signal.SIGCONT)
+        wait_until(lambda: a.states()["node-c"] == "alive", 15, "it is back")
+
+
 def test_an_interrupted_get_leaves_nothing_under_the_name_and_continues(tmp_path: Path) -> None:
     path = make_file(tmp_path / "f", 300 * MIB)
     target = tmp_path / "back"

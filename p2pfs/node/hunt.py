@@ -1,0 +1,144 @@
+"""The hunt for one block among the peers: owners first, a slow one hedged, at last whoever says to have it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from p2pfs import errors, green, metrics
+from p2pfs.core import multihash
+from p2pfs.core.cid import CID
+from p2pfs.node.buffers import BufferPool
+from p2pfs.node.cluster import Cluster
+from p2pfs.node.local import LocalStore
+from p2pfs.node.peers import Peer
+
+BLOCK_S = 60.0
+"""Deadline of one block, whatever happens."""
+SEARCH_S = 20.0
+"""Deadline of asking everybody."""
+SEARCH_AT_ONCE = 16
+HEDGE_LEAST_S = 0.2
+"""A second holder is asked when the first needs longer than this, and longer than 4 times its usual."""
+
+Attempt = tuple[memoryview, int]
+"""The buffer that an attempt used, and the length of the verified block in it."""
+
+
+class Hunt:
+    """One block, sought until somebody gives it.
+
+    The caller's buffer serves the attempts one after the other; a hedge, which runs beside a slow attempt, needs a
+    buffer more and is left out when none is free: nobody waits for memory while holding some.
+    """
+
+    def __init__(self, local: LocalStore, cluster: Cluster, buffers: BufferPool, copies: int, cid: CID) -> None:
+        self._local = local
+        self._cluster = cluster
+        self._buffers = buffers
+        self._copies = copies
+        self._cid = cid
+        self._asked: dict[str, errors.P2pfsError | None] = {}
+        """Everybody who was asked, and what came of it."""
+        self._spare: list[memoryview] = []
+        self._extra: list[memoryview] = []
+        self._usual_s = 0.0
+
+    def run(self, group: green.Group, view: memoryview, was_here: bool) -> int:
+        """The block into the view, verified; its length. `was_here`: this node's own copy was just found damaged.
+
+        Raises NotFound, Corrupt (there are only damaged copies), DeadlinePassed.
+        """
+        self._spare = [view]
+        try:
+            winner, length = green.race(group, f"get-{self._cid}", self._attempts(group), self._hedge_s, BLOCK_S)
+            if winner is not view:
+                view[:length] = winner[:length]
+            return length
+        except errors.DeadlinePassed:
+            raise
+        except errors.P2pfsError:
+            raise self._nobody(was_here) from None
+        finally:
+            for buffer in self._extra:
+                self._buffers.give(buffer)
+
+    def _attempts(self, group: green.Group) -> Iterator[Callable[[], Attempt]]:
+        """Attempts in the order of their promise."""
+        owners = self._cluster.owner_peers(self._cid.shard, self._copies)
+        for number in range(len(owners)):
+            peer = min(owners, key=lambda peer: peer.cost)
+            owners.remove(peer)
+            if number:
+                metrics.HEDGES.inc()
+            self._usual_s = peer.answer_s
+            yield self._attempt_at(peer)
+        yield lambda: self._attempt(self._search(group))
+
+    def _attempt_at(self, peer: Peer) -> Callable[[], Attempt]:
+        return lambda: self._attempt(peer)
+
+    def _hedge_s(self) -> float:
+        return max(HEDGE_LEAST_S, 4 * self._usual_s)
+
+    def _attempt(self, peer: Peer) -> Attempt:
+        self._asked[peer.member.id] = None
+        buffer = self._spare.pop() if self._spare else self._extra_buffer()
+        try:
+            length = peer.get_block(self._cid, buffer)
+            if not self._local.run(multihash.matches, self._cid.multihash, buffer[:length]):
+                metrics.BLOCKS_CORRUPT.inc()
+                peer.accuse(f"sent wrong bytes for {self._cid}")
+                raise errors.Corrupt(f"{peer.member.name} sent bytes that are not {self._cid}")
+            return buffer, length
+        except errors.P2pfsError as error:
+            self._asked[peer.member.id] = error
+            self._spare.append(buffer)
+            raise
+
+    def _extra_buffer(self) -> memoryview:
+        buffer = self._buffers.take(wait_s=0)
+        self._extra.append(buffer)
+        return buffer
+
+    def _search(self, group: green.Group) -> Peer:
+        """Ask everybody who was not asked yet; the cheapest who has it. Raises NotFound."""
+        rest = [peer for peer in self._cluster.live_peers() if peer.member.id not in self._asked]
+        found: list[Peer] = []
+
+        def ask(peer: Peer) -> None:
+            self._asked[peer.member.id] = None
+            try:
+                has_it = peer.have("check", [self._cid])[0]
+                self._asked[peer.member.id] = None if has_it else errors.NotFound("does not have it")
+            except errors.P2pfsError as error:
+                self._asked[peer.member.id] = error
+                return
+            if has_it:
+                found.append(peer)
+
+        end = time.monotonic() + SEARCH_S
+        for start in range(0, len(rest), SEARCH_AT_ONCE):
+            wave = rest[start : start + SEARCH_AT_ONCE]
+            asking = [group.spawn(f"have-{peer.member.name}", ask, peer) for peer in wave]
+            green.wait(asking, timeout=max(0.0, end - time.monotonic()))
+            if found:
+                return min(found, key=lambda peer: peer.cost)
+        raise errors.NotFound("nobody has it")
+
+    def _nobody(self, was_here: bool) -> errors.P2pfsError:
+        """The error that tells how hard we looked."""
+        cluster, asked = self._cluster, self._asked
+        lacking = [id for id, error in asked.items() if isinstance(error, errors.NotFound)]
+        damaged = [id for id, error in asked.items() if isinstance(error, errors.Corrupt)]
+        silent = [id for id in asked if id not in lacking and id not in damaged]
+        absent = [member.name for member in cluster.absent()]
+        text = f"{self._cid}: this node and {len(lacking)} of {cluster.size - 1} other members do not have it"
+        if silent:
+            text += f"; no answer from {cluster.names(silent)}"
+        if absent:
+            text += f"; not asked, since they are away: {', '.join(absent)}"
+        if damaged or was_here:
+            where = cluster.names(damaged + [cluster.id] * was_here)
+            return errors.Corrupt(f"{text}; damaged copies on: {where}")
+        return errors.NotFound(text)
