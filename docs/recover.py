@@ -64,7 +64,7 @@ def block(multihash):
                 good = blake3.blake3(data).digest() == digest
             if good:
                 return data
-            print(f"bad copy: {path}", file=sys.stderr)
+            sys.stderr.write(f"bad copy: {path}\n")
     sys.exit(f"no good copy of block {name} in {', '.join(map(str, FOLDERS))}")
 
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import configparser
 import re
+import sqlite3
+import sys
 from pathlib import Path
 
-from p2pfs import errors
+import pytest
+from prometheus_client import Counter, Gauge
+
+from p2pfs import daemon, errors, metrics
+from p2pfs.cli import usage
+from p2pfs.cli.verbs import VERBS
+from p2pfs.config.options import ROWS
 from p2pfs.core import wire
 from p2pfs.net.stream import Limits
+from p2pfs.store.catalog import Catalog
+from p2pfs.version import VERSION
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
 
 def section(document: str, title: str) -> str:
@@ -80,3 +93,128 @@ def test_the_protocol_says_the_deadlines() -> None:
         assert seconds[what] == said
     assert seconds["between the records of a streaming request"].startswith(f"{limits.record_s:g};")
     assert seconds["between the parts of a streaming answer"].startswith(f"{limits.part_s:g};")
+
+
+# --- docs/OPERATIONS.md and docs/STORE.md ------------------------------------------------------------
+
+def cells(table: str) -> list[list[str]]:
+    """The rows of the tables in a text, without their heads."""
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    heads = {number - 1 for number, row in enumerate(rows) if set("".join(row)) == {"-"}}
+    return [row for number, row in enumerate(rows) if number not in heads and number - 1 not in heads]
+
+
+def test_the_operator_finds_every_metric() -> None:
+    def row(metric: Counter | Gauge) -> tuple[str, str, str]:
+        described = next(iter(metric.describe()))
+        name = described.name + ("_total" if described.type == "counter" else "")
+        return f"`{name}`", ", ".join(f"`{label}`" for label in metric._labelnames), described.documentation
+
+    listed = [tuple(row[:3]) for row in cells(section("OPERATIONS.md", "Metrics"))]
+    assert listed == [row(metric) for metric in vars(metrics).values() if isinstance(metric, Counter | Gauge)]
+
+
+def test_the_operator_finds_every_exit_code() -> None:
+    used = {0, *(cls.exit_code for cls in errors.BY_TOKEN.values())}
+    rows = cells(section("OPERATIONS.md", "Exit codes"))
+    assert [int(row[0]) for row in rows] == sorted(used)
+    said = usage.USAGE.partition("Exit codes:")[2].partition("\n\n")[0]
+    assert {int(code) for code in re.findall(r"(?:^|  )(\d+)  ", said, re.MULTILINE)} == used
+    of_node = {int(code) for code in re.findall(r"(\d+) [a-z]", daemon.USAGE.partition("Exit codes:")[2])}
+    assert of_node <= {int(row[0]) for row in rows if row[2]}
+
+
+def test_the_log_lines_are_those_of_the_code() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "p2pfs").rglob("*.py"))
+    source = re.sub(r'"\s+f?"', "", source)
+    for row in cells(section("OPERATIONS.md", "Log")):
+        for line in re.findall(r"`([^`]+)`", row[0]):
+            for piece in re.split(r"…|NAME|HOST:PORT|\bN\b", line):
+                assert piece.strip(" :;") in source, piece
+
+
+def test_the_catalogs_columns_are_those_of_the_database(tmp_path: Path) -> None:
+    Catalog(tmp_path / "catalog.sqlite").close()
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as db:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        columns = {name: [row[1] for row in db.execute(f"PRAGMA table_info({name})")] for name in tables}
+    db.close()
+    listed = {row[0].strip("`"): re.findall(r"`([a-z0-9]+)`", row[1]) for row in cells(section("STORE.md", "Catalog"))}
+    assert listed == columns
+
+
+# --- all pages ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_and_verbs_that_pages_name_exist(page: Path) -> None:
+    text = page.read_text()
+    for name_section, key in re.findall(r"`\[(node|cluster|storage|repair|log)\] (\w+)", text):
+        assert f"{name_section}.{key}" in ROWS
+    for key in re.findall(r"-o (\w+\.\w+)=", text):
+        assert key in {*ROWS, "section.key"}
+    code = [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)]
+    for verb in re.findall(r"p2pfs-cli (?:--?\S+ )*([a-z]+)\b", "\n".join(code)):
+        assert verb in VERBS, verb
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_name_no_path_of_the_machine_they_were_written_on(page: Path) -> None:
+    for path in (str(ROOT.parent), str(ROOT), sys.prefix, str(Path.home())):
+        assert len(path) < 3 or not re.search(rf"(?<![\w.~/]){re.escape(path)}\b", page.read_text()), path
+
+
+def test_the_trees_that_pages_show_exist() -> None:
+    readme = (ROOT / "README.md").read_text().partition("\n## The tree")[2]
+    for row in cells(readme):
+        for name in re.findall(r"`([\w./-]+)`", row[0]):
+            assert (ROOT / name).exists() or (ROOT / "p2pfs" / name).exists(), name
+    architecture = (DOCS / "ARCHITECTURE.md").read_text()
+    for name in re.findall(r"`((?:\w+/)*\w+(?:\.py|/))`", architecture):
+        assert any((folder / name).exists() for folder in (ROOT, ROOT / "p2pfs", DOCS)), name
+
+
+def test_the_glossary_has_each_word_once_and_pages_avoid_what_it_avoids() -> None:
+    rows = cells((DOCS / "GLOSSARY.md").read_text())
+    words = [word.strip() for row in rows for word in re.split("[,;]", row[0])]
+    assert len(words) == len(set(words))
+    avoided = {word.strip() for row in rows for word in row[2].split(",") if word.strip()}
+    assert not avoided & set(words)
+    # These stand for something else as well, and may.
+    avoided -= {"host", "server", "key", "id", "object", "index", "database", "primary", "up", "down", "password"}
+    for page in PAGES:
+        if page.name == "GLOSSARY.md":
+            continue
+        for word in avoided:
+            assert not re.search(rf"\b{word}s?\b", page.read_text(), re.IGNORECASE), (page.name, word)
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert f"\n## {VERSION} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+# --- docs/decisions ----------------------------------------------------------------------------------
+
+def test_decisions_are_numbered_and_have_their_parts() -> None:
+    pages = sorted((DOCS / "decisions").glob("*.md"))
+    assert [page.name[:3] for page in pages] == [f"{number:03}" for number in range(1, len(pages) + 1)]
+    for page in pages:
+        text = page.read_text()
+        assert text.startswith(f"# {page.name[:3]}: ")
+        assert "**Choice.**" in text and "**Why.**" in text, page.name
+        assert len(text.splitlines()) < 60, page.name
+
+
+def test_every_dependency_has_its_row() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = [line.split()[0] for line in setup["options"]["install_requires"].split("\n") if line]
+    rows = cells((DOCS / "decisions" / "008-dependencies.md").read_text())
+    assert sorted(row[0].strip("`") for row in rows) == sorted(wanted)
+    assert all(row[2] for row in rows)

@@ -196,9 +196,9 @@ def test_what_a_node_leaves_can_be_read_by_hand(tmp_path: Path) -> None:
         (tree / f"{number}.txt").write_text(f"file {number}\n")
     with Cluster(tmp_path, 2, cluster__replicas="1", cluster__write_quorum="1") as nodes:
         data_dirs = [node.data_dir for node in nodes]
-        roots = {name: nodes[0].json("store", f"--name={name}", *options, str(path))[0]["cid"] for name, options, path in
-                 (("big", [], big), ("blake", ["--hash=blake3"], big), ("cut", ["--chunker=fastcdc-1MiB"], big),
-                  ("tree", [], tree))}
+        stored = {"big": [big], "blake": ["--hash=blake3", big], "cut": ["--chunker=fastcdc-1MiB", big], "tree": [tree]}
+        roots = {name: nodes[0].json("store", f"--name={name}", *map(str, words))[0]["cid"]
+                 for name, words in stored.items()}
         nodes[0].kill()  # a crash must leave something that can be read, too
         assert nodes[1].stop() == 0
 
