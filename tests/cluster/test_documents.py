@@ -113,11 +113,11 @@ def test_the_metrics_reach_a_file(cluster: Cluster, tmp_path: Path) -> None:
         assert f"# TYPE {row[0].strip('`')} " in written
 
 
-def test_storing_again_after_a_death_sends_only_what_is_missing(tmp_path: Path) -> None:
+def test_a_node_that_died_for_good(tmp_path: Path) -> None:
     file = tmp_path / "f.bin"
     file.write_bytes(random.randbytes(8 * ONE_MIB))
     with Cluster(tmp_path, 3, cluster__replicas="2") as nodes:
-        a, _, c = nodes
+        a, b, c = nodes
         before = a.json("store", str(file))[0]
         c.kill()
         wait_until(lambda: a.states()["node-c"] == "dead", 20, "node-c is dead")
@@ -125,6 +125,17 @@ def test_storing_again_after_a_death_sends_only_what_is_missing(tmp_path: Path) 
         again = a.json("store", str(file))[0]
         assert (again["cid"], again["new_blocks"]) == (before["cid"], below)
         assert a.json("explain", "f.bin")[-1]["below_wanted"] == 0
+        # Struck by hand.
+        (gone,) = [row["id"] for row in a.json("peers") if row["state"] == "dead"]
+        (strike,) = fences(section("OPERATIONS.md", "A node dies"), "sh")
+        assert (a.stop(), b.stop()) == (0, 0)
+        for node in (a, b):
+            shell(strike, tmp_path, DATA_DIR=str(node.data_dir), NODE_ID=gone)
+        a.start()
+        b.start()
+        nodes.wait_alive()
+        assert a.states() == b.states() == {"node-a": "alive", "node-b": "alive"}
+        assert a.json("status")[0]["verdict"] == "healthy"
 
 
 def test_a_secret_is_replaced_step_by_step(tmp_path: Path) -> None:
