@@ -113,6 +113,7 @@ def test_the_metrics_reach_a_file(cluster: Cluster, tmp_path: Path) -> None:
         assert f"# TYPE {row[0].strip('`')} " in written
 
 
+@pytest.mark.slow
 def test_a_node_that_died_for_good(tmp_path: Path) -> None:
     file = tmp_path / "f.bin"
     file.write_bytes(random.randbytes(8 * ONE_MIB))
