@@ -13,6 +13,7 @@ import hashlib
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -129,16 +130,22 @@ class Bearer(NamedTuple):
 
     id: str
     common_name: str
+    """`client` for a client; else the first one, or empty: an authority of the operator's own names as it likes."""
 
 
 def read(der: bytes) -> Bearer:
-    """The node id and common name of a certificate that TLS has verified."""
+    """The node id and common name of a certificate that TLS has verified. Raises ValueError."""
     certificate = x509.load_der_x509_certificate(der)
-    public = certificate.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return Bearer(node_id_of(public), str(names[0].value) if names else "")
+    try:
+        public = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    except UnsupportedAlgorithm as error:
+        raise ValueError(f"a key of an unknown kind: {error}") from None
+    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    # A client among several names, or written as X.520 compares names, is a client: in doubt fewer rights.
+    is_client = any(name.strip(" \0").casefold() == CLIENT for name in names)
+    return Bearer(node_id_of(public), CLIENT if is_client else "".join(names[:1]))
 
 
 def read_pem(pem: bytes) -> Bearer:

@@ -149,7 +149,10 @@ def _reason(error: OSError) -> str:
 
 
 def peer_of(secure: ssl.SSLSocket) -> Peer:
-    """Whom the verified certificate at the other end belongs to. Raises IdentityRefused."""
+    """Whom the verified certificate at the other end belongs to. Raises IdentityRefused.
+
+    A member's id comes from the key that TLS proved, never from a name; the name only takes rights away (`client`).
+    """
     from p2pfs.net import certificates  # here: a client with a certificate does without `cryptography`
 
     try:
