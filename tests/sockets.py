@@ -168,6 +168,25 @@ def stream_pair(kind: str, folder: Path, limits: Limits | None = None) -> Iterat
         yield left, right
 
 
+class Tasks:
+    """What a server has spawned."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Task] = []
+        self._guard = threading.Lock()
+
+    def spawn(self, name: str, fn: Callable[..., Any], *args: Any) -> Task:
+        with self._guard:  # a task that has begun is in the list, for whoever asks
+            task = spawn(name, fn, *args)
+            if not name.startswith("accept"):
+                self._tasks.append(task)
+        return task
+
+    def of_connections(self) -> list[Task]:
+        with self._guard:
+            return list(self._tasks)
+
+
 class Running(NamedTuple):
     """A server of the tests, and how to reach it."""
 
@@ -175,11 +194,11 @@ class Running(NamedTuple):
     address: str
     control: str
     node: Material
-    tasks: list[Task]
+    tasks: Tasks
 
     def join(self) -> None:
         """Wait until every connection that there was is over."""
-        for task in self.tasks:
+        for task in self.tasks.of_connections():
             task.result()
 
     def member(self, folder: Path) -> Connection:
@@ -211,15 +230,8 @@ def running(
     """A server with these handlers on a TCP port and a control socket."""
     node = node or material(folder / "node")
     context = tls.server_context(*node.files)
-    tasks: list[Task] = []
-
-    def tracked(name: str, fn: Callable[..., Any], *args: Any) -> Task:
-        task = spawn(name, fn, *args)
-        if not name.startswith("accept"):
-            tasks.append(task)
-        return task
-
-    server = Server(tracked, semaphore, limits, max_connections)
+    tasks = Tasks()
+    server = Server(tasks.spawn, semaphore, limits, max_connections)
     try:
         address = server.listen_tcp("127.0.0.1:0", lambda: context)
         control = str(folder / "control.sock")

@@ -195,7 +195,7 @@ def test_who_is_refused_while_sending_hears_why(tmp_path: Path, kind: str, linge
     with running(tmp_path, HANDLERS, Limits(linger_s=linger_s)) as node, \
             contextlib.closing(node.local() if kind == "local" else node.member(tmp_path / "m")) as connection:
         answer = connection.stream("STORE", body=b"{}")
-        with contextlib.suppress(errors.Unreachable):
+        with contextlib.nullcontext() if linger_s > 1 else contextlib.suppress(errors.Unreachable):
             for _ in range(20 if linger_s > 1 else 10_000):
                 connection.send_record("PART", body=LARGE[: wire.MAX_PART])
         with pytest.raises(errors.NoSpace, match="too much"):
@@ -301,11 +301,14 @@ def test_member_verbs_are_for_members(node: Running, local: Connection, tmp_path
             connection.request("GET", BLOCK)
 
 
-@pytest.mark.parametrize("sent", [b"FETCH x\r\n", b"STORE 2\r\n{}FD x\r\n"])
-def test_no_descriptor_over_tcp(node: Running, tmp_path: Path, sent: bytes) -> None:
+@pytest.mark.parametrize(("sent", "why"), [
+    (b"FETCH x\r\n", "FETCH needs the control socket"),
+    (b"STORE 2\r\n{}FD x\r\n", "descriptors can only be passed over the control socket"),
+])
+def test_no_descriptor_over_tcp(node: Running, tmp_path: Path, sent: bytes, why: str) -> None:
     with contextlib.closing(node.member(tmp_path / "m")) as connection:
         connection._stream.send(sent)
-        with pytest.raises(errors.ProtocolError, match="control socket"):
+        with pytest.raises(errors.ProtocolError, match=why):
             connection.request("STATUS")
 
 
@@ -372,7 +375,8 @@ def test_a_handshake_that_trickles_ends_in_its_time(tmp_path: Path) -> None:
 
         task = Task(trickle)
         assert read_all(sock) == b""
-        sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # after a reset there is nothing to shut down
+            sock.shutdown(socket.SHUT_RDWR)
         task.result()
 
 
@@ -511,8 +515,7 @@ def test_draining_lets_the_running_request_end(node: Running, tmp_path: Path) ->
         answer = Task(busy.request, "STATUS")
         begun.wait()
         drained = Task(node.server.drain, 10.0)
-        with pytest.raises(errors.Unreachable):
-            idle.request("UNPIN", "x")
+        assert idle._stream.read_line(10.0) == b""
         with pytest.raises(errors.Unreachable):
             node.local()
         goes_on.set()
