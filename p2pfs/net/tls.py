@@ -3,8 +3,9 @@
 Certificates and keys come as files, which is what `ssl` reads: `ca.pem`, `cert.pem`, `key.pem` in one folder. The
 authority's file may hold several certificates: during a rotation of the secret both are accepted.
 
-Cipher, buffer sizes and the way of sending are left at their defaults: on loopback none of them made a difference
-beyond the noise (docs/decisions has the figures).
+Cipher, socket buffers and the size of a send are left at their defaults. Blocks of 1 MiB between two gevent processes
+over loopback ran at 1.25 to 1.5 GiB/s (6 GiB/s without TLS); 256 KiB to 4 MiB of socket buffer, sends of 16 KiB,
+256 KiB or 1 MiB, and reading past ssl's Python layer stayed within that spread. AES-128 gave a tenth more.
 """
 
 from __future__ import annotations
