@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
 REGISTRY = CollectorRegistry()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that tells only when the process began
 
 
 def _counter(name: str, help: str, *labels: str) -> Counter:

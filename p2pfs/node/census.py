@@ -130,13 +130,11 @@ def status(services: Services) -> dict[str, Any]:
 
 def _verdict(services: Services, wanted: int) -> tuple[str, list[str]]:
     """Which of the four words holds, and why. Until audits exist it rests on who is away, and says so."""
-    cluster = services.cluster
+    cluster, replicas = services.cluster, services.config.cluster.replicas
     away = cluster.absent()
     reasons = []
-    if wanted < services.config.cluster.replicas:
-        reasons.append(
-            f"{services.config.cluster.replicas} copies are wanted, {cluster.size} member(s) can hold {wanted}"
-        )
+    if wanted < replicas:
+        reasons.append(f"{replicas} copies are wanted, the members there are can hold {wanted}")
     reasons += [
         f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP"
         for peer in cluster.live_peers() if abs(peer.clock_ahead_s) > CLOCK_WARN_S
@@ -144,9 +142,10 @@ def _verdict(services: Services, wanted: int) -> tuple[str, list[str]]:
     verdict = "healthy"
     if away:
         names = ", ".join(member.name for member in away)
-        left = max(0, wanted - len(away))
+        before = min(replicas, cluster.size)
+        left = max(0, before - len(away))
         verdict = "degraded" if left > 1 else "at-risk"
-        reasons.insert(0, f"away: {names}; blocks that they held have {left} or more of {wanted} copies left")
+        reasons.insert(0, f"away: {names}; blocks that they held have {left} or more of {before} copies left")
     return verdict, reasons
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from p2pfs import errors, metrics
 from p2pfs.core.member import STATES, Member
 from p2pfs.core.membership import Membership
-from p2pfs.core.placement import Placement
+from p2pfs.core.placement import Candidate, Placement
 from p2pfs.node.peers import Peer, Peers
 
 
@@ -22,7 +22,7 @@ class Cluster:
         self.id = membership.me.id
         self._placement: Placement | None = None
         self._ranks: dict[int, tuple[str, ...]] = {}
-        self._basis: tuple[object, ...] = ()
+        self._basis: tuple[tuple[Candidate, ...], tuple[str, ...]] = ((), ())
 
     def changed(self) -> None:
         """Forget what was derived from the table, where it differs now."""
@@ -80,8 +80,8 @@ class Cluster:
     # --- placement -----------------------------------------------------------------------------------
 
     def limited(self, copies: int) -> int:
-        """That many copies, or as many as there are members."""
-        return max(1, min(copies, self.size))
+        """That many copies, or as many as there are members that may own a shard (`out_after` ends that)."""
+        return max(1, min(copies, len(self._basis[0])))
 
     def order(self, shard: int) -> tuple[str, ...]:
         """All members that may own a shard in rank order, dead ones included until `out_after`."""

@@ -55,17 +55,22 @@ class Gossip:
 
     # --- what is heard -------------------------------------------------------------------------------
 
-    def hear(self, body: bytes) -> str:
-        """Merge the rows of a PING, MEMBERS or an answer to one; the sender's id. Raises ProtocolError."""
+    def hear(self, body: bytes) -> Member:
+        """Merge the rows of a PING, MEMBERS or an answer to one; the sender's own. Raises ProtocolError."""
         sender, rows = news_from_wire(wire.parse_json(body, dict))
         self._watch_identity([sender, *rows])
         self._report(self.cluster.membership.merge(time.monotonic(), [sender, *rows], sender.id))
-        return sender.id
+        return sender
 
-    def say_news(self, to_id: str) -> bytes:
+    def say_news(self, to: Member) -> bytes:
         """A membership message with what that member may not know yet."""
         membership = self.cluster.membership
-        return wire.dump_json(news_to_wire(membership.me, membership.updates(ROWS_A_PING, to_id)))
+        rows = membership.updates(ROWS_A_PING, to.id)
+        known = membership.get(to.id)
+        if known is not None and known.addresses != to.addresses:
+            # Somebody else has its id, and outranks it: it has to hear so, to find out who was there first.
+            rows.append(known)
+        return wire.dump_json(news_to_wire(membership.me, rows))
 
     def say_all(self) -> bytes:
         """A membership message with every row."""
@@ -125,7 +130,7 @@ class Gossip:
 
     def ping(self, peer: Peer, timeout_s: float) -> None:
         """One probe: our news there, its news here. Raises Unreachable, DeadlinePassed."""
-        body = self.say_news(peer.member.id)
+        body = self.say_news(peer.member)
 
         def use(connection: Connection) -> bytes:
             return connection.request("PING", body=body, first_byte_s=timeout_s)

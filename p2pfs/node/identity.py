@@ -101,6 +101,10 @@ class Identity:
         """Refuse a data directory that belongs to another cluster: its blocks and pins would be mixed into ours."""
         path = self._data_dir / "cluster"
         known = path.read_text(encoding="ascii").strip() if path.exists() else ""
+        if known and is_own:
+            raise errors.Refused(
+                f"{self._data_dir} belongs to a cluster, and no secret is configured; set [cluster] secret_file"
+            )
         if known and known not in [authority.fingerprint for authority in authorities]:
             raise errors.Refused(
                 f"{self._data_dir} belongs to another cluster: its secret is not among those configured. Set the right "
@@ -110,8 +114,4 @@ class Identity:
         if not is_own and known != authorities[0].fingerprint:
             write_atomically(path, authorities[0].fingerprint.encode("ascii") + b"\n")
             log.info("this node belongs to the cluster %s", authorities[0].fingerprint[:16])
-        elif is_own and known:
-            raise errors.Refused(
-                f"{self._data_dir} belongs to a cluster, and no secret is configured; set [cluster] secret_file"
-            )
 

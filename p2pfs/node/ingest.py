@@ -188,6 +188,9 @@ class FileIngest:
         self._sha256 = hashlib.sha256() if wants_sha256 else None
         self._previous = green.Event()
         self._previous.set()
+        self._running = 0
+        self._idle = green.Event()
+        self._idle.set()
         self.size = 0
 
     def add(self, view: memoryview, length: int, source: tuple[int, int] | None = None) -> None:
@@ -198,6 +201,8 @@ class FileIngest:
         turn, mine = self._previous, green.Event()
         self._previous = mine
         self.size += length
+        self._running += 1
+        self._idle.clear()
         self.ingest.spawn("leaf", self._leaf, view, length, source, turn, mine)
 
     def _leaf(
@@ -205,6 +210,7 @@ class FileIngest:
     ) -> None:
         ingest = self.ingest
         try:
+            ingest.check()
             with view[:length] as data:
                 if source:
                     taken = ingest.local.take_from(*source, data, ingest.profile.hash_code, ingest._is_mine)
@@ -222,6 +228,13 @@ class FileIngest:
         finally:
             mine.set()
             ingest.buffers.give(view)
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    def settle(self) -> None:
+        """Wait until no leaf is at work any more, whatever became of it: only then may its source be closed."""
+        self._idle.wait()
 
     def wait(self) -> None:
         """Wait until every leaf so far is placed. Raises the first error."""

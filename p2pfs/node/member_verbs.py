@@ -34,8 +34,8 @@ def hello(services: Services, session: Session, line: Line) -> None:
 
 def ping(services: Services, session: Session, line: Line) -> None:
     """PING: take the caller's news, give ours."""
-    caller_id = services.gossip.hear(session.body())
-    session.reply(services.gossip.say_news(caller_id))
+    caller = services.gossip.hear(session.body())
+    session.reply(services.gossip.say_news(caller))
 
 
 def pingreq(services: Services, session: Session, line: Line) -> None:

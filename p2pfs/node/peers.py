@@ -148,7 +148,7 @@ class Peer:
             except _Stale:
                 self._lanes[lane].close()
                 return self._call(lane, use, wait_s)
-        except (errors.Unreachable, errors.DeadlinePassed) as error:
+        except (errors.Unreachable, errors.DeadlinePassed, errors.IdentityRefused) as error:
             self.avoid_until = time.monotonic() + AVOID_S
             self.last_error = str(error)
             raise

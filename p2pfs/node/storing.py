@@ -164,10 +164,11 @@ class Tree:
 
     def _descriptor(self, name: bytes) -> None:
         fd = self._session.take_descriptor()
+        file = FileIngest(self._ingest, wants_sha256=not self._folders)
         try:
-            file = FileIngest(self._ingest, wants_sha256=not self._folders)
             add_descriptor(file, fd)
         finally:
+            file.settle()
             os.close(fd)
         self._finish(name, file)
 
