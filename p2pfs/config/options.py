@@ -145,8 +145,9 @@ class Cluster:
     )
     write_quorum: int = _option(
         kinds.integer(1, 16), "2",
-        """Copies that must be safe on disk before a store is acknowledged; the others follow. What is acknowledged
-        survives the loss of one disk less than this at once.""",
+        """The fewest copies, safe on disk, with which a store is acknowledged. A store tries for all `replicas` and
+        settles for this many when nodes fail; its receipt says how many there are. What is acknowledged survives the
+        loss of one disk less than this at once.""",
         reloadable=True,
     )
     tls_cert: Path | None = _option(

@@ -242,7 +242,7 @@ def in_threads(count: int, run: Callable[[int], None]) -> None:
         barrier.wait(10)
         try:
             run(number)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # raised again below
             failures.append(error)
 
     threads = [threading.Thread(target=body, args=(number,)) for number in range(count)]
