@@ -160,6 +160,9 @@ def test_silence_ends_by_the_deadline(short_pair: tuple[Stream, Stream]) -> None
         left.read_line(1000.0)
     right.send(b" line\n abc")
     assert left.read_line(WAIT_S) == b"half a line\n"
+    # What came behind the line before is the begin of this one already.
+    with pytest.raises(errors.DeadlinePassed, match=r"a line within 0\.2 s"):
+        left.read_line(1000.0)
     with pytest.raises(errors.DeadlinePassed, match="body of 5 bytes"):
         left.read_body(5)
 

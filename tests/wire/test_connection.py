@@ -22,7 +22,7 @@ from p2pfs.net import server as server_module
 from p2pfs.net.connection import Connection, connect
 from p2pfs.net.server import Session
 from p2pfs.net.stream import Limits, Stream
-from tests.sockets import SHORT, Running, Script, Task, material, read_all, running, semaphore, spawn
+from tests.sockets import SHORT, Running, Script, Signal, Task, material, read_all, running, semaphore, spawn
 
 PIECE = bytes(wire.MAX_PART)
 
@@ -175,6 +175,24 @@ def test_who_finds_the_node_full_is_served_when_somebody_leaves(tmp_path: Path) 
                 assert operator.request("STATUS") == b"local"
         with contextlib.closing(waiting.result()) as second:
             assert second.request("STATUS") == b"member"
+
+
+def test_a_node_that_stops_answers_what_it_was_asked_and_no_more(tmp_path: Path) -> None:
+    begun, goes_on = Signal(), Signal()
+
+    def slow(session: Session, line: Line) -> None:
+        begun.set()
+        goes_on.wait()
+        session.reply(b"done")
+
+    with running(tmp_path, {"STATUS": slow}) as node, node.raw_local() as sock, node.raw_local() as idle:
+        sock.sendall(b"STATUS\r\nSTATUS\r\n")
+        begun.wait()
+        drained = Task(node.server.drain, 10.0)
+        assert read_all(idle) == b""
+        goes_on.set()
+        assert read_all(sock) == b"OK 4\r\ndone"
+        drained.result()
 
 
 def test_half_open_connections_end_in_their_time(tmp_path: Path) -> None:
