@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import os
 import socket
 import ssl
+import stat
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from p2pfs import errors
 from p2pfs.core import wire
 from p2pfs.core.wire import Line
-from p2pfs.net import certificates, tls
+from p2pfs.net import certificates, listen, tls
 from p2pfs.net import server as server_module
 from p2pfs.net.connection import Connection, connect
 from p2pfs.net.server import Session
@@ -154,6 +156,7 @@ def test_a_server_that_cannot_accept_waits_longer_each_time(
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(server_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(server_module, "CONTROL_SLOTS", 1)  # a failure may not cost one
     server = server_module.Server(spawn, semaphore)
     server.listen_unix(str(tmp_path / "control.sock"), 0o600)
     door = server._doors.pop()
@@ -164,6 +167,26 @@ def test_a_server_that_cannot_accept_waits_longer_each_time(
     server.close()
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert "Too many open files; trying again in 0.1 s" in caplog.text
+
+
+def test_nobody_connects_to_the_control_socket_before_it_has_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = str(tmp_path / "control.sock"), []
+    chmod = os.chmod
+
+    def spy(name: str, mode: int) -> None:
+        before.append(stat.S_IMODE(os.stat(name).st_mode) & 0o077)
+        chmod(name, mode)
+
+    monkeypatch.setattr(listen.os, "chmod", spy)
+    umask = os.umask(0)
+    try:
+        listen.listen_unix(path, 0o660).close()
+    finally:
+        os.umask(umask)
+    assert before == [0]
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
 
 
 def test_who_finds_the_node_full_is_served_when_somebody_leaves(tmp_path: Path) -> None:
