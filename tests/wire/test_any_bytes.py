@@ -1,0 +1,135 @@
+"""Whatever somebody sends, a server answers in the grammar, in order, and stays in step or hangs up."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfs import errors
+from p2pfs.core import wire
+from p2pfs.core.wire import Line
+from p2pfs.net.server import Server, Session
+from p2pfs.net.stream import Stream
+from p2pfs.net.tls import Peer
+from tests.sockets import SHORT, read_all, semaphore, spawn
+
+PEERS = {kind: Peer("a" * 32 if kind == "member" else None, kind, "a test") for kind in ("member", "client", "local")}
+
+
+REFUSED = {"UNPIN": "NOT_FOUND", "IMPORT": "NOT_FOUND", "HAVE": "NO_SPACE"}
+
+
+def answer(session: Session, line: Line) -> None:
+    """Any verb: what it was sent, as the answer; records up to the outermost END. Three have refusals of their own."""
+    if line.verb.name == "HAVE":
+        raise errors.NoSpace("before its body was read")
+    seen = [line.verb.name.encode(), session.body()]
+    if line.verb.name == "IMPORT":
+        raise errors.NotFound("before its records were read")
+    depth = 1 if line.verb.streams_in else 0
+    while depth:
+        record = session.next_record()
+        depth += {"END": -1, "FILE": 1, "DIR": 1}.get(record.verb.name, 0)
+        if record.verb.takes_descriptor:
+            session.take_descriptor()
+        seen.append(session.record_body(record))
+        session.part(b"%d" % depth)
+    if line.verb.name == "UNPIN":
+        raise errors.NotFound("no such pin")
+    session.reply(b"".join(seen)[:1000])
+
+
+def serve(peer: Peer, sent: bytes) -> bytes:
+    """All that a server says to these bytes and a closed end."""
+    server = Server(spawn, semaphore, SHORT)
+    server._handlers = dict.fromkeys(wire.VERBS, answer)
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.settimeout(10.0)
+        ours.sendall(sent)
+        ours.shutdown(socket.SHUT_WR)
+        server._serve(Stream(theirs, "a test", SHORT, takes_descriptors=peer.kind == "local"), peer)
+        return read_all(ours)
+
+
+def replies(heard: bytes) -> list[str]:
+    """The kinds of the replies, in order. Raises ProtocolError when something is none."""
+    kinds = []
+    while heard:
+        line, end, heard = heard.partition(b"\r\n")
+        assert end, line
+        try:
+            reply = wire.parse_reply(line)
+        except errors.P2pfsError as error:
+            assert line.startswith(b"ERR "), line
+            kinds.append(error.token)
+            continue
+        assert len(heard) >= reply.length
+        heard = heard[reply.length :]
+        kinds.append("OK" if reply.is_last else "PART")
+    return kinds
+
+
+def request(name: str, *words: str, body: bytes = b"") -> bytes:
+    verb = wire.VERBS.get(name) or wire.RECORDS[name]
+    length = [str(len(body))] if verb.max_body is not None else []
+    return " ".join([name, *words, *length]).encode() + b"\r\n" + body
+
+
+WORDS = st.sampled_from(["a", "-", "0", "7", "%", "%20", "check", "renew", "p2pfs/1", "b", "1" * 20])
+REQUESTS = st.builds(
+    lambda verb, words, body: request(verb.name, *words[: len(verb.args)], body=body),
+    st.sampled_from([*wire.VERBS.values(), *wire.RECORDS.values()]), st.lists(WORDS, min_size=4, max_size=4),
+    st.binary(max_size=20),
+)
+STORES = st.just(
+    request("STORE", body=b"{}") + request("PART") + request("PART", body=b"x") + request("END")
+)
+GARBAGE = st.binary(max_size=40) | st.binary(max_size=20).map(lambda raw: raw + b"\r\n")
+
+
+@pytest.mark.parametrize("kind", PEERS)
+@given(pieces=st.lists(REQUESTS | STORES | GARBAGE, max_size=6))
+def test_any_bytes_are_answered_in_the_grammar(kind: str, pieces: list[bytes]) -> None:
+    kinds = replies(serve(PEERS[kind], b"".join(pieces)))
+    assert "INTERNAL" not in kinds
+    tokens = [errors.BY_TOKEN.get(token) for token in kinds]
+    assert not any(cls is not None and cls.is_fatal for cls in tokens[:-1])
+
+
+@given(st.lists(st.sampled_from(["STATUS", "PINS", "UNPIN", "STAT", "STORE"]), max_size=8))
+def test_every_request_has_its_answer_in_order(names: list[str]) -> None:
+    whole: dict[str, bytes] = {
+        "STATUS": request("STATUS"), "PINS": request("PINS"), "UNPIN": request("UNPIN", "x"),
+        "STAT": request("STAT", "x"), "STORE": request("STORE", body=b"{}") + request("END"),
+    }
+    kinds = replies(serve(PEERS["local"], b"".join(whole[name] for name in names)))
+    assert [kind for kind in kinds if kind != "PART"] == ["NOT_FOUND" if name == "UNPIN" else "OK" for name in names]
+
+
+def test_a_body_that_nobody_read_does_not_put_the_next_request_out_of_step() -> None:
+    sent = request("HAVE", "check", body=b"STATUS\r\n") + request("STATUS")
+    assert replies(serve(PEERS["member"], sent)) == ["NO_SPACE", "OK"]
+
+
+def test_records_that_nobody_read_are_no_requests() -> None:
+    sent = request("IMPORT", body=b"{}") + request("PART", body=b"STATUS\r\n") + request("END") + request("STATUS")
+    assert replies(serve(PEERS["local"], sent)) == ["NOT_FOUND"]
+
+
+@pytest.mark.parametrize(("kind", "refused"), [
+    ("member", lambda verb: verb.takes_descriptor),
+    ("client", lambda verb: verb.takes_descriptor or not verb.is_for_users),
+    ("local", lambda verb: not verb.is_for_users),
+])
+def test_every_verb_at_every_door(kind: str, refused: Callable[[wire.Verb], bool]) -> None:
+    words = {"mode": "check", "cid": "bafkreiepinbumzepnoln7co5vea4kf3lcctnqolb3u6bvsellgznymt2uq"}
+    for verb in wire.VERBS.values():
+        sent = request(verb.name, *(words.get(name, "1") for name, _ in verb.args))
+        kinds = replies(serve(PEERS[kind], sent + (request("END") if verb.streams_in else b"")))
+        expected = "UNKNOWN_VERB" if refused(verb) else REFUSED.get(verb.name, "OK")
+        assert kinds[-1] == expected, verb.name
