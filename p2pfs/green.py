@@ -129,6 +129,9 @@ class Group:
 
     def close(self) -> None:
         """End every greenlet of the group and wait until they are gone (a native job of theirs is waited for)."""
+        # Those that were spawned just now start first: one that is ended before its first line never runs its
+        # `finally`, and would keep for ever what was handed to it, a buffer say.
+        sleep(0)
         self._group.kill()
 
 

@@ -1,0 +1,242 @@
+"""Parts of a node with peers that are scripted: placing, hunting, buffers. The disks are real or in memory."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from p2pfs import errors, green
+from p2pfs.core.cid import CID, RAW
+from p2pfs.core.member import Member
+from p2pfs.core.membership import Membership, Timing
+from p2pfs.core.multihash import SHA2_256, multihash
+from p2pfs.core.profile import Profile
+from p2pfs.node.buffers import BufferPool
+from p2pfs.node.cluster import Cluster
+from p2pfs.node.fetch import Fetcher
+from p2pfs.node.ingest import FileIngest, Ingest, add_stream
+from p2pfs.node.local import LocalStore
+from p2pfs.node.peers import Caller, Peer, Peers
+from p2pfs.node.place import Placer
+from p2pfs.store.memory import MemoryStore
+
+MIB = 1024 * 1024
+
+
+def no_connection() -> ssl.SSLContext:
+    """Scripted peers need none."""
+    raise AssertionError("no connection is made")
+
+
+class ScriptedPeer(Peer):
+    """A peer whose blocks are a dict, and that can hang, lie, or refuse."""
+
+    def __init__(self, member: Member) -> None:
+        super().__init__(member, Caller("me", "me", "0"), no_connection, green.Group("x"))
+        self.blocks: dict[bytes, bytes] = {}
+        self.hangs = False
+        self.lies = False
+        self.refuses: errors.P2pfsError | None = None
+
+    def _answer(self) -> None:
+        if self.hangs:
+            green.sleep(60)
+        if self.refuses:
+            raise self.refuses
+
+    def get_block(self, cid: CID, into: memoryview) -> int:
+        with self._timed("fetched"):
+            self._answer()
+            if cid.multihash not in self.blocks:
+                raise errors.NotFound("not here")
+            data = self.blocks[cid.multihash]
+            into[: len(data)] = bytes(len(data)) if self.lies else data
+            return len(data)
+
+    def put_block(self, cid: CID, data: memoryview) -> str:
+        self._answer()
+        is_new = cid.multihash not in self.blocks
+        self.blocks[cid.multihash] = bytes(data)
+        return "new 1" if is_new else "old"
+
+    def have(self, mode: str, cids: list[CID]) -> list[bool]:
+        self._answer()
+        return [cid.multihash in self.blocks for cid in cids]
+
+    def has_renewed(self, cid: CID) -> bool:
+        return self.have("renew", [cid])[0]
+
+
+class World:
+    """This node and some scripted members."""
+
+    def __init__(self, size: int, replicas: int = 2) -> None:
+        me = Member("me", "me", ("127.0.0.1:1",))
+        membership = Membership(me, Timing(), random.Random(1))
+        others = [Member(f"n{number}", f"n{number}", (f"127.0.0.1:{number + 2}",)) for number in range(size - 1)]
+        membership.merge(time.monotonic(), others, "")
+        self.peers = {member.id: ScriptedPeer(member) for member in others}
+        peers = Peers(Caller("me", "me", "0"), no_connection)
+        peers._peers.update(self.peers)
+        self.cluster = Cluster(membership, peers, 600.0)
+        self.cluster.changed()
+        self.local = LocalStore(MemoryStore(), 2)
+        self.buffers = BufferPool("test", 16 * MIB)
+        self.fetcher = Fetcher(self.local, self.cluster, self.buffers, replicas)
+        self.placer = Placer(self.local, self.cluster)
+
+    def owners(self, cid: CID, copies: int = 2) -> list[str]:
+        return list(self.cluster.ranks(cid.shard)[:copies])
+
+    def fetch(self, cid: CID) -> bytes:
+        with self.buffers.buffer() as view:
+            return bytes(view[: self.fetcher.block(cid, view)])
+
+    def close(self) -> None:
+        self.fetcher.close()
+        self.placer.close()
+        assert self.buffers.in_use == 0
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(5)
+    yield world
+    world.close()
+
+
+def block_owned_by_others(world: World) -> tuple[CID, bytes]:
+    """A block that this node should not have."""
+    while True:
+        data = random.randbytes(1000)
+        cid = CID(RAW, multihash(SHA2_256, data))
+        if "me" not in world.owners(cid):
+            return cid, data
+
+
+def remember_nothing(cid: CID, id: str, token: int) -> None:
+    """For puts whose tokens do not matter."""
+
+
+def test_a_block_comes_from_an_owner(world: World) -> None:
+    cid, data = block_owned_by_others(world)
+    world.peers[world.owners(cid)[1]].blocks[cid.multihash] = data
+    assert world.fetch(cid) == data
+
+
+def test_a_hanging_owner_is_hedged_and_no_buffer_is_lost(world: World) -> None:
+    cid, data = block_owned_by_others(world)
+    for id in world.owners(cid):
+        world.peers[id].blocks[cid.multihash] = data
+    world.peers[world.owners(cid)[0]].hangs = True
+    world.peers[world.owners(cid)[0]].answer_s = 0.001  # it would be the first choice
+    begin = time.monotonic()
+    assert world.fetch(cid) == data
+    assert time.monotonic() - begin < 5
+
+
+def test_wrong_bytes_are_not_returned_and_the_liar_is_named(world: World) -> None:
+    cid, data = block_owned_by_others(world)
+    liar, honest = (world.peers[id] for id in world.owners(cid))
+    liar.blocks[cid.multihash] = honest.blocks[cid.multihash] = data
+    liar.lies, liar.answer_s = True, 0.0001
+    assert world.fetch(cid) == data
+    assert "wrong bytes" in liar.last_error
+    assert liar.is_avoided
+    honest.lies = True
+    with pytest.raises(errors.Corrupt, match="damaged copies on"):
+        world.fetch(cid)
+
+
+def test_a_block_that_only_a_stranger_to_its_shard_has_is_found(world: World) -> None:
+    cid, data = block_owned_by_others(world)
+    stranger = next(id for id in world.peers if id not in world.owners(cid))
+    world.peers[stranger].blocks[cid.multihash] = data
+    assert world.fetch(cid) == data
+
+
+def test_what_nobody_has_names_who_was_asked_and_who_was_silent(world: World) -> None:
+    cid, _ = block_owned_by_others(world)
+    world.peers["n0"].refuses = errors.Unreachable("gone")
+    with pytest.raises(errors.NotFound, match="3 of 4 other members do not have it; no answer from n0"):
+        world.fetch(cid)
+
+
+def test_a_put_goes_to_the_owners_and_past_those_that_fail(world: World) -> None:
+    cid, data = block_owned_by_others(world)
+    first, second = world.owners(cid)
+    copies = world.placer.put(cid, memoryview(data), 2, 2, remember_nothing)
+    assert set(copies.holders) == {first, second}
+    assert copies.is_new
+    assert not world.placer.put(cid, memoryview(data), 2, 2, remember_nothing).is_new
+    cid, data = block_owned_by_others(world)
+    first, second, third = world.owners(cid, 3)
+    world.peers[first].refuses = errors.NoSpace("full")
+    copies = world.placer.put(cid, memoryview(data), 2, 2, remember_nothing)
+    assert set(copies.holders) == {second, third}
+
+
+def test_a_put_without_quorum_says_why(world: World) -> None:
+    cid, data = block_owned_by_others(world)
+    for peer in world.peers.values():
+        peer.refuses = errors.Unreachable("gone")
+    with pytest.raises(errors.TooFewNodes, match="1 of the 2 nodes needed"):
+        world.placer.put(cid, memoryview(data), 2, 2, remember_nothing)
+    for peer in world.peers.values():
+        peer.refuses = errors.NoSpace("full")
+    with pytest.raises(errors.NoSpace):
+        world.placer.put(cid, memoryview(data), 2, 2, remember_nothing)
+
+
+def ingest(world: World, **options: Any) -> Ingest:
+    """A store of small leaves."""
+    return Ingest(world.local, world.placer, world.buffers, Profile().with_chunk(1024), 2, 2, **options)
+
+
+def feed(data: bytes) -> Any:
+    """`read` for add_stream, in pieces of odd sizes."""
+    position = 0
+
+    def read(view: memoryview) -> int:
+        nonlocal position
+        count = min(len(view), random.randrange(1, 700), len(data) - position)
+        view[:count] = data[position : position + count]
+        position += count
+        return count
+
+    return read
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 10_000, 300_000])
+def test_a_stream_becomes_leaves_in_order_on_two_nodes_each(world: World, size: int) -> None:
+    data = random.randbytes(size)
+    work = ingest(world)
+    file = FileIngest(work, wants_sha256=True)
+    add_stream(file, feed(data))
+    link, _ = file.finish()
+    work.join()
+    assert link.size == size
+    assert work.fewest_copies == 2
+    work.close()
+
+
+def test_a_store_that_fails_ends_soon_gives_every_buffer_back_and_takes_back_what_it_wrote(world: World) -> None:
+    work = ingest(world)
+    for peer in world.peers.values():
+        peer.refuses = errors.NoSpace("full")
+    file = FileIngest(work, wants_sha256=True)
+
+    def run() -> None:
+        add_stream(file, feed(random.randbytes(200_000)))
+        file.finish()
+
+    with pytest.raises(errors.NoSpace):
+        run()
+    work.take_back()
+    work.close()
+    assert world.local.usage().blocks == 0
