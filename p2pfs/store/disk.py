@@ -51,6 +51,10 @@ class DiskStore:
             self._make_folders()
             self._clear_temp()
             self._space = Space(self._data_dir, max_size, reserve_free, is_new)
+            if not is_new and not self._space.usage().is_exact:
+                # After an unclean stop: a block may have got its name without its folder having been synced. From now
+                # on `has` says that it is here, so it has to be.
+                os.sync()
         except OSError as error:
             raise disk_error(f"cannot open the block store {self._data_dir}", error) from error
 
