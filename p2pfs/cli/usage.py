@@ -75,7 +75,7 @@ Examples:
   p2pfs-cli get photos -o /tmp/                   get it back as /tmp/photos
   p2pfs-cli cat backup.img --offset=1GiB --length=4KiB | xxd
   p2pfs-cli --json ls | jq -r .cid                for scripts
-  P2PFS_NODE=nas:4640 p2pfs-cli --tls-dir=~/.config/p2pfs/tls peers
+  P2PFS_NODE=nas:4801 p2pfs-cli --tls-dir=~/.config/p2pfs/tls peers
 """
 
 

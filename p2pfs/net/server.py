@@ -23,7 +23,7 @@ from p2pfs.core.wire import Line
 from p2pfs.net import listen, tls
 from p2pfs.net.session import Session
 from p2pfs.net.stream import Limits, Stream
-from p2pfs.net.tls import Peer
+from p2pfs.net.tls import Party
 
 __all__ = ["Server", "Session"]
 
@@ -135,20 +135,20 @@ class Server:
     # --- one connection ------------------------------------------------------------------------------
 
     def _control(self, door: _Door, sock: socket.socket) -> None:
-        peer = Peer(None, "local", "the control socket")
+        party = Party(None, "local", "the control socket")
         try:
-            self._serve(Stream(sock, "a client at the control socket", self._limits, takes_descriptors=True), peer)
+            self._serve(Stream(sock, "a client at the control socket", self._limits, takes_descriptors=True), party)
         finally:
             door.slots.release()
 
     def _connection(self, door: _Door, context: Context, sock: socket.socket, address: Any) -> None:
         try:
             try:
-                secure, peer = self._authenticate(context, sock, address)
+                secure, party = self._authenticate(context, sock, address)
             finally:
                 self._strangers.forget(address[0])
-            who = f"member {peer.id}" if peer.id else "a client"
-            self._serve(Stream(secure, f"{who} at {peer.address}", self._limits), peer)
+            who = f"member {party.id}" if party.id else "a client"
+            self._serve(Stream(secure, f"{who} at {party.address}", self._limits), party)
         except errors.IdentityRefused as error:
             log.warning("%s", error)
         except OSError as error:
@@ -157,20 +157,20 @@ class Server:
             sock.close()
             door.slots.release()
 
-    def _authenticate(self, context: Context, sock: socket.socket, address: Any) -> tuple[ssl.SSLSocket, Peer]:
+    def _authenticate(self, context: Context, sock: socket.socket, address: Any) -> tuple[ssl.SSLSocket, Party]:
         self._handshakes.acquire()
         try:
             secure = tls.accept(sock, context(), f"{address[0]}:{address[1]}", self._limits.handshake_s)
         finally:
             self._handshakes.release()
         try:
-            return secure, tls.peer_of(secure)
+            return secure, tls.party_of(secure)
         except BaseException:
             secure.close()
             raise
 
-    def _serve(self, stream: Stream, peer: Peer) -> None:
-        session = Session(stream, peer)
+    def _serve(self, stream: Stream, party: Party) -> None:
+        session = Session(stream, party)
         self._sessions[session] = stream
         metrics.CONNECTIONS.inc()
         try:
@@ -228,7 +228,7 @@ class Server:
         return True
 
     def _check_door(self, session: Session, line: Line) -> None:
-        verb, kind = line.verb, session.peer.kind
+        verb, kind = line.verb, session.party.kind
         if not verb.is_for_users and kind != "member":
             raise errors.UnknownVerb(f"{verb.name} is for members of the cluster only")
         if verb.takes_descriptor and kind != "local":

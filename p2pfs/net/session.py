@@ -9,15 +9,15 @@ from p2pfs import errors
 from p2pfs.core import wire
 from p2pfs.core.wire import Line
 from p2pfs.net.stream import Stream
-from p2pfs.net.tls import Peer
+from p2pfs.net.tls import Party
 
 
 class Session:
     """One connection from somebody: what a handler sees of it."""
 
-    def __init__(self, stream: Stream, peer: Peer) -> None:
+    def __init__(self, stream: Stream, party: Party) -> None:
         self._stream = stream
-        self.peer = peer
+        self.party = party
         self.unread_bytes = 0
         """Of the request's body."""
         self.has_replied = False
@@ -56,7 +56,7 @@ class Session:
 
     def take_descriptor(self) -> int:
         """The open regular file that came with the line; the caller closes it. Raises Refused, ProtocolError."""
-        if self.peer.kind != "local":
+        if self.party.kind != "local":
             raise errors.ProtocolError("descriptors can only be passed over the control socket")
         fd = self._stream.take_descriptor()
         if not stat.S_ISREG(os.fstat(fd).st_mode):

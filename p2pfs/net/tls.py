@@ -24,7 +24,7 @@ ALERT_S = 1.0
 """How long a failed handshake is held for the other end to read why."""
 
 
-class Peer(NamedTuple):
+class Party(NamedTuple):
     """Who is at the other end."""
 
     id: str | None
@@ -149,7 +149,7 @@ def _reason(error: OSError) -> str:
     return (getattr(error, "reason", None) or error.strerror or str(error)).replace("_", " ").lower()
 
 
-def peer_of(secure: ssl.SSLSocket) -> Peer:
+def party_of(secure: ssl.SSLSocket) -> Party:
     """Whom the verified certificate at the other end belongs to. Raises IdentityRefused.
 
     A member's id comes from the key that TLS proved, never from a name; the name only takes rights away (`client`).
@@ -166,5 +166,5 @@ def peer_of(secure: ssl.SSLSocket) -> Peer:
         raise errors.IdentityRefused(f"no certificate at the other end that can be read: {error}") from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if bearer.common_name == certificates.CLIENT:
-        return Peer(None, "client", address)
-    return Peer(bearer.id, "member", address)
+        return Party(None, "client", address)
+    return Party(bearer.id, "member", address)

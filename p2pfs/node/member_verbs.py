@@ -23,8 +23,8 @@ def hello(services: Services, session: Session, line: Line) -> None:
     version, id, _, _ = line.args
     if version != wire.VERSION:
         raise errors.ProtocolError(f"this node speaks {wire.VERSION}, not {version[:40]}")
-    if session.peer.kind == "member" and id != session.peer.id:
-        raise errors.IdentityRefused(f"HELLO says {id[:64]}, the certificate says {session.peer.id}")
+    if session.party.kind == "member" and id != session.party.id:
+        raise errors.IdentityRefused(f"HELLO says {id[:64]}, the certificate says {session.party.id}")
     caller = services.caller
     session.reply(wire.dump_json({
         "version": wire.VERSION, "id": caller.id, "instance": caller.instance,

@@ -25,6 +25,8 @@ PUSH_S = 10.0
 BATCH = 250
 """Records of one PIN message: of 3.7 KiB at most each (a name of 1024 bytes, escaped in JSON), it stays under 1 MiB."""
 SNAPSHOT_S = 30.0
+SNAPSHOT_SHARE = 100
+"""Writing the snapshot may take one part in so many of the catalog's time."""
 
 
 def wall_ms() -> int:
@@ -142,10 +144,12 @@ class Pinning:
             peer.call("catalog", lambda connection, body=body: connection.request("PIN", body=body))  # type: ignore[misc]
 
     def _write_snapshot(self) -> float:
+        begin = time.monotonic()
         if self._is_changed:
             self._is_changed = False
             self.run(self.catalog.write_snapshot, self._snapshot)
-        return SNAPSHOT_S
+        # A large catalog takes seconds, in which no pin is made: so the less often.
+        return max(SNAPSHOT_S, SNAPSHOT_SHARE * (time.monotonic() - begin))
 
 
 def parse_digests(body: bytes) -> list[int]:

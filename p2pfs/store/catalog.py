@@ -200,17 +200,6 @@ class Catalog:
                 log.warning("the kept row of member %s is left out: %s", id, error)
         return rows
 
-    def get_meta(self, name: str) -> str | None:
-        """A value kept under a name."""
-        with self._errors():
-            found = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if found is None else str(found[0])
-
-    def set_meta(self, name: str, value: str) -> None:
-        """Keep a value under a name, durably."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
     # --- SQLite -------------------------------------------------------------------------------------
 
     @contextmanager

@@ -23,7 +23,6 @@ CREATE INDEX pins_by_name ON pins (name, stamp DESC) WHERE NOT removed;
 CREATE INDEX pins_by_sha256 ON pins (sha256, stamp DESC) WHERE NOT removed AND sha256 IS NOT NULL;
 CREATE INDEX pins_by_bucket ON pins (bucket, digest);
 CREATE TABLE members (id TEXT PRIMARY KEY, row TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 

@@ -292,19 +292,15 @@ def test_a_full_disk_is_no_space_and_nothing_is_lost(catalog: Catalog) -> None:
     assert catalog.counts() == (2, 0)
 
 
-def test_members_and_meta_come_back(path: Path) -> None:
+def test_members_come_back(path: Path) -> None:
     rows = [Member(f"id{number}", "node", ("host:1",), "dead", 5, "z", dead_s=9) for number in range(5)]
     catalog = Catalog(path)
     catalog.save_members(rows + rows)
     catalog.save_members(rows)
-    catalog.set_meta("cluster", "one")
-    catalog.set_meta("cluster", "two")
     catalog._db.execute("INSERT INTO members VALUES ('bad', '{}')")
     catalog.close()
     catalog = Catalog(path)
     assert catalog.load_members() == rows
-    assert catalog.get_meta("cluster") == "two"
-    assert catalog.get_meta("nothing") is None
     catalog.close()
 
 

@@ -24,7 +24,7 @@ OTHER_ID = certificates.node_id_of(certificates.public_bytes(OTHER))
 
 
 class Secure:
-    """What `peer_of` asks of a socket."""
+    """What `party_of` asks of a socket."""
 
     def __init__(self, der: bytes | None) -> None:
         self._der = der
@@ -48,8 +48,8 @@ def certificate(names: tuple[str, ...], key: certificates.Key | ec.EllipticCurve
     ).public_bytes(Encoding.DER)
 
 
-def peer(der: bytes | None) -> tls.Peer:
-    return tls.peer_of(cast("tls.ssl.SSLSocket", Secure(der)))
+def peer(der: bytes | None) -> tls.Party:
+    return tls.party_of(cast("tls.ssl.SSLSocket", Secure(der)))
 
 
 def test_ids_are_fixed_for_ever() -> None:
@@ -59,12 +59,12 @@ def test_ids_are_fixed_for_ever() -> None:
 
 @pytest.mark.parametrize("names", [(ID,), (OTHER_ID,), ("node1.example.com",), ("local",), ("a", "b"), ()])
 def test_a_member_is_known_by_its_key_whatever_its_name(names: tuple[str, ...]) -> None:
-    assert peer(certificate(names)) == tls.Peer(ID, "member", "127.0.0.1:4640")
+    assert peer(certificate(names)) == tls.Party(ID, "member", "127.0.0.1:4640")
 
 
 def test_a_client_is_no_member_whatever_its_key() -> None:
     for key in (KEY, OTHER, ec.generate_private_key(ec.SECP256R1())):
-        assert peer(certificate(("client",), key)) == tls.Peer(None, "client", "127.0.0.1:4640")
+        assert peer(certificate(("client",), key)) == tls.Party(None, "client", "127.0.0.1:4640")
 
 
 @pytest.mark.parametrize("names", [

@@ -14,10 +14,10 @@ from p2pfs.core import wire
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Server, Session
 from p2pfs.net.stream import Stream
-from p2pfs.net.tls import Peer
+from p2pfs.net.tls import Party
 from tests.sockets import SHORT, read_all, semaphore, spawn
 
-PEERS = {kind: Peer("a" * 32 if kind == "member" else None, kind, "a test") for kind in ("member", "client", "local")}
+PEERS = {kind: Party("a" * 32 if kind == "member" else None, kind, "a test") for kind in ("member", "client", "local")}
 
 
 REFUSED = {"UNPIN": "NOT_FOUND", "IMPORT": "NOT_FOUND", "HAVE": "NO_SPACE"}
@@ -43,7 +43,7 @@ def answer(session: Session, line: Line) -> None:
     session.reply(b"".join(seen)[:1000])
 
 
-def serve(peer: Peer, sent: bytes) -> bytes:
+def serve(party: Party, sent: bytes) -> bytes:
     """All that a server says to these bytes and a closed end."""
     server = Server(spawn, semaphore, SHORT)
     server._handlers = dict.fromkeys(wire.VERBS, answer)
@@ -52,7 +52,7 @@ def serve(peer: Peer, sent: bytes) -> bytes:
         ours.settimeout(10.0)
         ours.sendall(sent)
         ours.shutdown(socket.SHUT_WR)
-        server._serve(Stream(theirs, "a test", SHORT, takes_descriptors=peer.kind == "local"), peer)
+        server._serve(Stream(theirs, "a test", SHORT, takes_descriptors=party.kind == "local"), party)
         return read_all(ours)
 
 

@@ -43,7 +43,7 @@ def hang_up(session: Session, line: Line) -> None:
 
 
 def status(session: Session, line: Line) -> None:
-    session.reply(session.peer.kind.encode())
+    session.reply(session.party.kind.encode())
 
 
 def send_until_it_fails(connection: Connection) -> None:

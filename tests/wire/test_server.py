@@ -32,7 +32,7 @@ LARGE = os.urandom(wire.MAX_BLOCK)
 # --- handlers of the tests ---------------------------------------------------------------------------
 
 def status(session: Session, line: Line) -> None:
-    session.reply(f"{session.peer.kind} {session.peer.id}".encode())
+    session.reply(f"{session.party.kind} {session.party.id}".encode())
 
 
 def put(session: Session, line: Line) -> None:
