@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+from collections.abc import Callable
 
 from p2pfs import errors, green
 from p2pfs.core import multihash, wire
@@ -27,7 +28,7 @@ class Fetcher:
     Branches have buffers of their own: they are wanted in the middle of reading, by somebody who holds leaves.
     """
 
-    def __init__(self, local: LocalStore, cluster: Cluster, buffers: BufferPool, copies: int) -> None:
+    def __init__(self, local: LocalStore, cluster: Cluster, buffers: BufferPool, copies: Callable[[], int]) -> None:
         self._copies = copies
         self._local = local
         self._cluster = cluster
@@ -90,7 +91,7 @@ class Fetcher:
             log.info("a fetched block is not kept here: %s", error)
 
     def _from_peers(self, cid: CID, view: memoryview, was_here: bool) -> int:
-        return Hunt(self._local, self._cluster, self._buffers, self._copies, cid).run(self._group, view, was_here)
+        return Hunt(self._local, self._cluster, self._buffers, self._copies(), cid).run(self._group, view, was_here)
 
     def holders(self, cids: list[CID]) -> tuple[list[set[str]], dict[str, errors.P2pfsError]]:
         """For each of up to HAVE_BATCH blocks the ids of all members that say to have it; and who did not answer."""

@@ -112,7 +112,7 @@ class Node:
         config = self.config
         own = BufferPool("own", config.node.buffers // 2)
         pinning = Pinning(catalog, cluster, self._data_dir / "catalog.jsonl", config.repair.sync_interval)
-        fetcher = Fetcher(local, cluster, own, config.cluster.replicas)
+        fetcher = Fetcher(local, cluster, own, lambda: self.config.cluster.replicas)
         return Services(
             config=config, caller=caller, started=started, local=local, own_buffers=own,
             serve_buffers=BufferPool("serve", config.node.buffers // 2), cluster=cluster,
@@ -169,12 +169,12 @@ class Node:
         return SAVE_S
 
     def reload(self, config: Config) -> None:
-        """Take over what can change while running."""
+        """Take over what can change while running. Raises P2pfsError, and nothing has changed then."""
+        self.identity.reload(config)
         self.config = self.services.config = config
         self.services.cluster.out_after_s = config.repair.out_after
         self.services.cluster.changed()
         self.services.local.store.set_limits(config.storage.max_size or None, config.storage.reserve_free)
-        self.identity.reload(config)
 
     def wait(self) -> None:
         """Until the node is stopped; raises the error of a part that it cannot do without."""

@@ -87,7 +87,7 @@ class World:
         self.cluster.changed()
         self.local = LocalStore(MemoryStore(), 2)
         self.buffers = BufferPool("test", 16 * MIB)
-        self.fetcher = Fetcher(self.local, self.cluster, self.buffers, replicas)
+        self.fetcher = Fetcher(self.local, self.cluster, self.buffers, lambda: replicas)
         self.placer = Placer(self.local, self.cluster)
 
     def owners(self, cid: CID, copies: int = 2) -> list[str]:
