@@ -1,13 +1,17 @@
 """The memory for blocks in flight: a fixed number of buffers, each of the size of the largest block.
 
 This is promise 5 of the design (memory is bounded by the configured window): whoever wants to hold a block takes a
-buffer first, and waits for one when all are taken. Two pools exist so that nodes cannot wait for each other in a
-circle: one for what this node began itself (it may wait for peers while it holds a buffer), one for answering
-peers (it only ever waits for its own disk).
+buffer first, and waits for one when all are taken. Three pools keep those apart who would otherwise wait for each
+other in a circle, or for somebody who takes his time (docs/decisions/005):
+
+own    what this node does at its own pace; it may wait for peers while it holds a buffer
+serve  answering peers; it only ever waits for its own disk
+paced  streams whose pace a client sets: it may hold a buffer for as long as its reader pauses
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import mmap
 from collections.abc import Iterator
@@ -16,27 +20,54 @@ from p2pfs import errors, green
 from p2pfs.core import wire
 
 SMALL = 64 * 1024
-"""Blocks up to this size need no buffer of a pool: they are ordinary bytes, counted by `small`."""
+"""Blocks up to this size need no buffer of a pool: they are ordinary bytes, counted elsewhere."""
 
 
 class BufferPool:
-    """At most `count` buffers of 2 MiB; only the pages that were touched take memory."""
+    """At most `count` buffers of 2 MiB; only the pages that were touched take memory. First come, first served."""
 
     def __init__(self, name: str, total_bytes: int) -> None:
         self.name = name
         self.count = max(2, total_bytes // wire.MAX_BLOCK)
         self._free: list[mmap.mmap] = []
-        self._slots = green.Semaphore(self.count)
+        self._available = self.count
+        self._waiting: collections.deque[green.Event] = collections.deque()
 
     def take(self, wait_s: float = 60.0) -> memoryview:
         """A buffer; give it back with `give`. Raises Busy when none became free within `wait_s`."""
-        if not self._slots.acquire(timeout=wait_s):
+        if self._available and not self._waiting:
+            self._available -= 1
+        elif not self._wait(wait_s):
             raise errors.Busy(f"all {self.count} {self.name} buffers were in use for {wait_s:g} s; see [node] buffers")
         # Anonymous mappings, not bytearrays: malloc would keep and fragment freed megabytes.
         return memoryview(self._free.pop() if self._free else mmap.mmap(-1, wire.MAX_BLOCK))
 
+    def _wait(self, wait_s: float) -> bool:
+        """Wait for a slot to be handed over; True when it is ours."""
+        if wait_s <= 0:
+            return False
+        turn = green.Event()
+        self._waiting.append(turn)
+        try:
+            return bool(turn.wait(wait_s))
+        except BaseException:
+            if turn.is_set():
+                self._hand_on()
+            raise
+        finally:
+            if not turn.is_set():
+                self._waiting.remove(turn)
+
+    def _hand_on(self) -> None:
+        # To who waits longest: if it only became free, whoever gave it would take it again before the other one
+        # runs, and a slow reader could so keep all buffers for ever.
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self._available += 1
+
     def try_take(self) -> memoryview | None:
-        """A buffer, or None when all are taken."""
+        """A buffer, or None when all are taken or somebody waits for one."""
         try:
             return self.take(wait_s=0)
         except errors.Busy:
@@ -47,7 +78,7 @@ class BufferPool:
         buffer = view.obj
         view.release()
         self._free.append(buffer)  # type: ignore[arg-type]
-        self._slots.release()
+        self._hand_on()
 
     @contextlib.contextmanager
     def buffer(self, wait_s: float = 60.0) -> Iterator[memoryview]:
@@ -61,4 +92,4 @@ class BufferPool:
     @property
     def in_use(self) -> int:
         """Buffers that somebody holds."""
-        return self.count - self._slots.counter
+        return self.count - self._available

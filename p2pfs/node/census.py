@@ -123,7 +123,9 @@ def status(services: Services) -> dict[str, Any]:
         "pins": counts.live, "tombstones": counts.removed,
         "blocks": usage.blocks, "stored_bytes": usage.bytes, "is_counted": usage.is_exact, "free_bytes": free,
         "quarantined": services.local.run(services.local.store.quarantined),
-        "buffers_in_use": services.own_buffers.in_use + services.serve_buffers.in_use,
+        "buffers_in_use": sum(
+            pool.in_use for pool in (services.own_buffers, services.serve_buffers, services.paced_buffers)
+        ),
         "memory_bytes": _resident_bytes(),
     }
 

@@ -250,7 +250,7 @@ class FileIngest:
         return link, self._sha256.hexdigest() if self._sha256 else None
 
 
-def add_descriptor(file: FileIngest, fd: int) -> None:
+def add_descriptor(file: FileIngest, fd: int, paced: BufferPool) -> None:
     """All leaves of an open regular file. Raises Refused when it changes meanwhile."""
     ingest = file.ingest
     before = os.fstat(fd)
@@ -268,41 +268,38 @@ def add_descriptor(file: FileIngest, fd: int) -> None:
             position += count
             return count
 
-        add_stream(file, read)
+        add_stream(file, read, paced)
     file.wait()
     after = os.fstat(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise errors.Refused("the file was changed while it was read; store it again")
 
 
-def add_stream(file: FileIngest, read: Callable[[memoryview], int]) -> None:
-    """All leaves of a stream; `read` puts some bytes into a view and returns how many, 0 at the end."""
+def add_stream(file: FileIngest, read: Callable[[memoryview], int], paced: BufferPool) -> None:
+    """All leaves of a stream; `read` puts some bytes into a view and returns how many, 0 at the end.
+
+    What arrives gathers in a buffer of those whose pace a client sets; only a whole leaf takes one of ours.
+    """
     ingest = file.ingest
     cutter = Cutter(ingest.profile)
-    view, filled, is_end = ingest.buffers.take(), 0, False
-    try:
-        while True:
+    with paced.buffer() as view:
+        filled, is_end = 0, False
+        while not is_end or filled:
             while not is_end and filled < cutter.window_bytes:
                 count = read(view[filled : cutter.window_bytes])
                 filled += count
                 is_end = count == 0
-            length = filled
-            if not ingest.profile.is_fixed and filled:
-                length = ingest.local.run(cutter.cut, view[:filled], is_end)
-            ingest.check()
-            if is_end and length == filled:
+            if not filled:
                 break
-            rest = ingest.buffers.take()
-            rest[: filled - length] = view[length:filled]
-            file.add(view, length)
-            view, filled = rest, filled - length
-    except BaseException:
-        ingest.buffers.give(view)
-        raise
-    if filled or not file.size:
-        file.add(view, filled)
-    else:
-        ingest.buffers.give(view)
+            length = filled if ingest.profile.is_fixed else ingest.local.run(cutter.cut, view[:filled], is_end)
+            ingest.check()
+            leaf = ingest.buffers.take()
+            leaf[:length] = view[:length]
+            file.add(leaf, length)
+            view[: filled - length] = view[length:filled]
+            filled -= length
+    if not file.size:
+        file.add(ingest.buffers.take(), 0)
 
 
 class Folder:

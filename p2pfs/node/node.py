@@ -111,13 +111,14 @@ class Node:
     ) -> Services:
         config = self.config
         own = BufferPool("own", config.node.buffers // 2)
+        paced = BufferPool("paced", config.node.buffers // 4)
         pinning = Pinning(catalog, cluster, self._data_dir / "catalog.jsonl", config.repair.sync_interval)
         fetcher = Fetcher(local, cluster, own, lambda: self.config.cluster.replicas)
         return Services(
             config=config, caller=caller, started=started, local=local, own_buffers=own,
-            serve_buffers=BufferPool("serve", config.node.buffers // 2), cluster=cluster,
+            serve_buffers=BufferPool("serve", config.node.buffers // 4), paced_buffers=paced, cluster=cluster,
             gossip=Gossip(cluster, config.cluster.seeds, self._changed, self._clash),
-            pinning=pinning, fetcher=fetcher, placer=Placer(local, cluster), reader=Reader(local, fetcher, own),
+            pinning=pinning, fetcher=fetcher, placer=Placer(local, cluster), reader=Reader(local, fetcher, own, paced),
         )
 
     def _begin(self) -> None:

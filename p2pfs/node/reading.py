@@ -59,10 +59,11 @@ class Transfer:
 class Reader:
     """Reads roots through a fetcher."""
 
-    def __init__(self, local: LocalStore, fetcher: Fetcher, buffers: BufferPool) -> None:
+    def __init__(self, local: LocalStore, fetcher: Fetcher, buffers: BufferPool, paced: BufferPool) -> None:
         self._local = local
         self._fetcher = fetcher
         self._buffers = buffers
+        self._paced = paced
         self._group = green.Group("read")
 
     # --- in order ------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ class Reader:
                 with fetched.view[:outcome] as data:
                     yield cid, data
                 waiting.popleft()
-                self._buffers.give(fetched.view)
+                self._paced.give(fetched.view)
         finally:
             for _, fetched in waiting:
                 # The greenlet still writes into the buffer until it is done: only then may it be used again.
@@ -92,12 +93,16 @@ class Reader:
 
     def _fill(self, waiting: collections.deque[tuple[CID, Fetched]], source: Iterator[CID]) -> None:
         while len(waiting) < AHEAD:
-            view = self._buffers.try_take() if waiting else self._buffers.take()
+            view = self._paced.try_take() if waiting else self._paced.take()
             if view is None:
                 return
-            cid = next(source, None)
+            try:
+                cid = next(source, None)
+            except BaseException:
+                self._paced.give(view)
+                raise
             if cid is None:
-                self._buffers.give(view)
+                self._paced.give(view)
                 return
             fetched = Fetched(view, green.Event(), [])
             self._group.spawn(f"ahead-{cid}", self._fetch, cid, fetched)
@@ -115,7 +120,7 @@ class Reader:
 
     def _give_back(self, fetched: Fetched) -> None:
         fetched.done.wait()
-        self._buffers.give(fetched.view)
+        self._paced.give(fetched.view)
 
     # --- files ---------------------------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ class Services:
     """For what this node began itself: stores, gets."""
     serve_buffers: BufferPool
     """For answering members; never held while waiting for a peer."""
+    paced_buffers: BufferPool
+    """For streams whose pace a client sets."""
     cluster: Cluster
     gossip: Gossip
     pinning: Pinning

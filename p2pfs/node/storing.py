@@ -16,7 +16,7 @@ from p2pfs.core.pins import Pin, check_name
 from p2pfs.core.profile import profile
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node.buffers import SMALL
+from p2pfs.node.buffers import SMALL, BufferPool
 from p2pfs.node.ingest import FileIngest, Folder, Ingest, add_descriptor, add_stream
 from p2pfs.node.progress import reporting
 from p2pfs.node.services import Services
@@ -71,7 +71,7 @@ def store(services: Services, session: Session, line: Line) -> None:
     options = read_options(session.body())
     ingest = new_ingest(services, options)
     with running(session, ingest):
-        link, sha256 = Tree(session, ingest).read()
+        link, sha256 = Tree(session, ingest, services.paced_buffers).read()
         ingest.join()
         # A directory is as big as the files in it.
         link = link._replace(size=ingest.bytes)
@@ -111,9 +111,10 @@ def make_pin(
 class Tree:
     """Reads the node record of a STORE: a file, a directory with all below it, or a link."""
 
-    def __init__(self, session: Session, ingest: Ingest) -> None:
+    def __init__(self, session: Session, ingest: Ingest, paced: BufferPool) -> None:
         self._session = session
         self._ingest = ingest
+        self._paced = paced
         self._root: list[tuple[Link, str | None]] = []
         self._folders: list[Folder] = []
 
@@ -159,14 +160,14 @@ class Tree:
                 self._ingest.small_file(small, self._done(name))
                 return
         file = FileIngest(self._ingest, wants_sha256=not self._folders)
-        add_stream(file, parts.read_into)
+        add_stream(file, parts.read_into, self._paced)
         self._finish(name, file)
 
     def _descriptor(self, name: bytes) -> None:
         fd = self._session.take_descriptor()
         file = FileIngest(self._ingest, wants_sha256=not self._folders)
         try:
-            add_descriptor(file, fd)
+            add_descriptor(file, fd, self._paced)
         finally:
             file.settle()
             os.close(fd)

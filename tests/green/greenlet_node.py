@@ -87,6 +87,7 @@ class World:
         self.cluster.changed()
         self.local = LocalStore(MemoryStore(), 2)
         self.buffers = BufferPool("test", 16 * MIB)
+        self.paced = BufferPool("paced", 4 * MIB)
         self.fetcher = Fetcher(self.local, self.cluster, self.buffers, lambda: replicas)
         self.placer = Placer(self.local, self.cluster)
 
@@ -100,7 +101,7 @@ class World:
     def close(self) -> None:
         self.fetcher.close()
         self.placer.close()
-        assert self.buffers.in_use == 0
+        assert self.buffers.in_use == self.paced.in_use == 0
 
 
 @pytest.fixture
@@ -217,7 +218,7 @@ def test_a_stream_becomes_leaves_in_order_on_two_nodes_each(world: World, size: 
     data = random.randbytes(size)
     work = ingest(world)
     file = FileIngest(work, wants_sha256=True)
-    add_stream(file, feed(data))
+    add_stream(file, feed(data), world.paced)
     link, _ = file.finish()
     work.join()
     assert link.size == size
@@ -232,7 +233,7 @@ def test_a_store_that_fails_ends_soon_gives_every_buffer_back_and_takes_back_wha
     file = FileIngest(work, wants_sha256=True)
 
     def run() -> None:
-        add_stream(file, feed(random.randbytes(200_000)))
+        add_stream(file, feed(random.randbytes(200_000)), world.paced)
         file.finish()
 
     with pytest.raises(errors.NoSpace):
