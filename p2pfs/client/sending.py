@@ -13,6 +13,7 @@ import itertools
 import os
 import select
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
@@ -39,7 +40,7 @@ class Outgoing:
 
     def __init__(
         self, connection: Connection, deadline: Deadline, verb: str, options: dict[str, Any],
-        progress: OnProgress | None, is_local: bool,
+        progress: OnProgress | None, is_local: bool, clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_local = is_local
         """Descriptors can be passed."""
@@ -49,7 +50,9 @@ class Outgoing:
         self._deadline = deadline
         self._progress = progress
         given = {key: value for key, value in options.items() if value is not None}
+        self._clock = clock
         self._answer = connection.stream(verb, body=wire.dump_json(given))
+        self._sent_s = clock()
 
     def record(self, name: str, *args: Any, body: bytes | memoryview | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send a record. Raises what the node answered, when it gave up already."""
@@ -61,13 +64,22 @@ class Outgoing:
             if (refusal := self._answer.last_words()) is not None:
                 raise refusal from None
             raise
+        self._sent_s = self._clock()
 
     def wait_readable(self, fd: int) -> None:
-        """Wait until a source has something for us, with signs of life to the node meanwhile."""
-        while fd not in (ready := self._wait(self._deadline.wait_s(ALIVE_S), fd)):
-            if not ready:
+        """Wait until a source has something for us, with signs of life to the node meanwhile.
+
+        Only what we send counts as one: the node tells its progress all the time, and hears nothing by that.
+        """
+        while True:
+            silence_left_s = self._sent_s + ALIVE_S - self._clock()
+            if silence_left_s <= 0:
                 self.record("PART", body=b"")
-            else:
+                continue
+            ready = self._wait(self._deadline.wait_s(silence_left_s), fd)
+            if fd in ready:
+                return
+            if ready:
                 self._hear()
 
     def _hear(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from p2pfs import Client, errors
 from p2pfs.client import answers, sending
+from p2pfs.client.deadline import Deadline
 from tests.unit.client.fake_node import FakeNode, Link, cid_of, data_of
 
 MIB = 1024 * 1024
@@ -69,6 +72,48 @@ def test_a_pipe_is_streamed_as_it_comes_with_signs_of_life(
         stored = client.store(pipe)
     writer.join()
     assert node.trees[str(stored.cid)] == b"first second"
+
+
+class TalkativeNode:
+    """The connection to a node that tells its progress twice a second of a clock of its own; it is the clock, too."""
+
+    def __init__(self, source: socket.socket) -> None:
+        self.now_s = 0.0
+        self.sent: list[tuple[float, str, object]] = []
+        self._source = source
+        self._ours, self._theirs = socket.socketpair()
+
+    def clock(self) -> float:
+        self.now_s += 0.5
+        assert self.now_s < 60, "nothing was sent for so long that the node gave up"
+        self._theirs.send(b"x")
+        return self.now_s
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def stream(self, verb: str, body: bytes) -> Iterator[bytes]:
+        while self._ours.recv(1):
+            yield b'{"bytes": 1}'
+
+    def send_record(self, name: str, *args: Any, body: object = None, fds: tuple[int, ...] = ()) -> None:
+        self.sent.append((self.now_s, name, body))
+        if len(self.sent) == 2:
+            self._source.send(b"at last")
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+
+def test_signs_of_life_go_out_however_much_the_node_says() -> None:
+    ours, theirs = socket.socketpair()
+    node = TalkativeNode(theirs)
+    with ours, theirs, contextlib.closing(node):
+        out = sending.Outgoing(node, Deadline(None), "STORE", {}, None, True, node.clock)  # type: ignore[arg-type]
+        out.wait_readable(ours.fileno())
+        assert [sent[1:] for sent in node.sent] == [("PART", b""), ("PART", b"")]
+        assert all(sent[0] - begin_s < sending.ALIVE_S + 2 for sent, begin_s in zip(node.sent, (0, 15), strict=True))
 
 
 def test_a_refusal_in_mid_stream_is_heard_while_the_pipe_is_silent(node: FakeNode, client: Client) -> None:
