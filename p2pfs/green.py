@@ -123,7 +123,7 @@ class Group:
     def __len__(self) -> int:
         return len(self._group)
 
-    def join(self, seconds: float) -> bool:
+    def join(self, seconds: float | None = None) -> bool:
         """Wait until all have ended by themselves; False when some have not within `seconds`."""
         return bool(self._group.join(timeout=seconds))
 
@@ -174,11 +174,12 @@ def _outcome(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[bool, Any]
 
 
 def race(
-    group: Group, name: str, runners: Iterator[Callable[[], T]], hedge_s: Callable[[], float], total_s: float
+    group: Group, name: str, runners: Iterator[Callable[[], T] | None], hedge_s: Callable[[], float], total_s: float
 ) -> T:
     """The value of the first of `runners` that returns: the next one starts when one failed or is slow.
 
-    `hedge_s()` is how long to wait before the next one is started beside those that run. Losers are ended.
+    `hedge_s()` is how long to wait before the next one is started beside those that run. A None among the runners
+    means that none can start now, but may when one of those that run has ended. Losers are ended.
     Raises the last P2pfsError when all failed, DeadlinePassed after `total_s` seconds.
     """
     results: gevent.queue.Queue[tuple[bool, Any]] = gevent.queue.Queue()  # as many entries as runners, at most
@@ -198,9 +199,12 @@ def race(
 
     def start() -> bool:
         nonlocal unfinished
-        runner = next(runners, None)
-        if runner is None:
+        try:
+            runner = next(runners)
+        except StopIteration:
             return False
+        if runner is None:
+            return True
         running.append(group.spawn(name, attempt, runner))
         unfinished += 1
         return True

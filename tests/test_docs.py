@@ -83,7 +83,8 @@ def test_the_protocol_says_the_deadlines() -> None:
     for what, said in {
         "TLS handshake": f"{limits.handshake_s:g}",
         "the rest of a line once its first byte is there": f"{limits.line_s:g}",
-        "a body or reply: any progress at all": f"{limits.progress_s:g}",
+        "a body or reply: any progress at all":
+            f"{limits.progress_s:g}; {limits.idle_s:g} for what a user's client has to take: its reader may pause",
         "a body or reply as a whole": f"{limits.body_s:g}, and one more for each {limits.bytes_per_s / 1024:g} KiB",
         "the first byte of an answer to a control verb":
             f"probe timeout (PING, PINGREQ), else {limits.control_answer_s:g}",

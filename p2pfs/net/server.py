@@ -137,9 +137,14 @@ class Server:
     def _control(self, door: _Door, sock: socket.socket) -> None:
         party = Party(None, "local", "the control socket")
         try:
-            self._serve(Stream(sock, "a client at the control socket", self._limits, takes_descriptors=True), party)
+            stream = Stream(sock, "a client at the control socket", self._patience(party), takes_descriptors=True)
+            self._serve(stream, party)
         finally:
             door.slots.release()
+
+    def _patience(self, party: Party) -> Limits:
+        """A user's reader may pause (`cat | less`); a member that does is not well."""
+        return self._limits if party.kind == "member" else self._limits._replace(taking_s=self._limits.idle_s)
 
     def _connection(self, door: _Door, context: Context, sock: socket.socket, address: Any) -> None:
         try:
@@ -148,7 +153,7 @@ class Server:
             finally:
                 self._strangers.forget(address[0])
             who = f"member {party.id}" if party.id else "a client"
-            self._serve(Stream(secure, f"{who} at {party.address}", self._limits), party)
+            self._serve(Stream(secure, f"{who} at {party.address}", self._patience(party)), party)
         except errors.IdentityRefused as error:
             log.warning("%s", error)
         except OSError as error:

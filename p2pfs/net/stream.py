@@ -35,7 +35,9 @@ class Limits(NamedTuple):
     line_s: float = 10.0
     """The rest of a line, once it began."""
     progress_s: float = 10.0
-    """Some progress of a body, in either direction."""
+    """Some progress of a body that comes."""
+    taking_s: float = 10.0
+    """Some progress of what we send; a client may pause for longer, its reader may be a person."""
     body_s: float = 10.0
     """A body as a whole, and one second more for each `bytes_per_s`."""
     bytes_per_s: float = 100 * 1024.0
@@ -195,10 +197,10 @@ class Stream:
         """Send a line and its body; a large body is not copied. Raises DeadlinePassed, Unreachable."""
         size = len(line) + sum(map(len, bodies))
         pieces = [b"".join((line, *bodies))] if size <= COALESCE_BYTES else [line, *bodies]
-        end = time.monotonic() + self.limits.whole_body_s(size)
+        end = time.monotonic() + self.limits.taking_s + self.limits.whole_body_s(size)
         send = self._sock.send
         with self._sending():
-            self._sock.settimeout(self.limits.progress_s)
+            self._sock.settimeout(self.limits.taking_s)
             for piece in pieces:
                 with memoryview(piece) as view:
                     done, count = 0, len(view)

@@ -76,7 +76,9 @@ def connect(plain: socket.socket, context: ssl.SSLContext, address: str, deadlin
     try:
         return _handshake(plain, context, deadline_s, server_side=False)
     except TimeoutError:
-        raise errors.DeadlinePassed(f"{address} takes connections but does not speak TLS; is it p2pfs?") from None
+        raise errors.DeadlinePassed(
+            f"{address} takes connections but did not finish a TLS handshake: overloaded, stopped, or not p2pfs"
+        ) from None
     except ssl.SSLCertVerificationError as error:
         raise errors.IdentityRefused(
             f"{address} has a certificate that we do not accept ({error.verify_message}); "

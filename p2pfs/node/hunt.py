@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,6 +24,10 @@ HEDGE_LEAST_S = 0.2
 
 Attempt = tuple[memoryview, int]
 """The buffer that an attempt used, and the length of the verified block in it."""
+
+
+class _Failed(errors.NotFound):
+    """One attempt came to nothing."""
 
 
 class Hunt:
@@ -55,51 +60,61 @@ class Hunt:
             if winner is not view:
                 view[:length] = winner[:length]
             return length
-        except errors.DeadlinePassed:
-            raise
-        except errors.P2pfsError:
+        except _Failed:
             raise self._nobody(was_here) from None
         finally:
             for buffer in self._extra:
                 self._buffers.give(buffer)
 
-    def _attempts(self, group: green.Group) -> Iterator[Callable[[], Attempt]]:
-        """Attempts in the order of their promise."""
+    def _attempts(self, group: green.Group) -> Iterator[Callable[[], Attempt] | None]:
+        """Attempts in the order of their promise; None while there is no buffer for one more."""
         owners = self._cluster.owner_peers(self._cid.shard, self._copies)
         for number in range(len(owners)):
+            while not self._has_buffer():
+                yield None
             peer = min(owners, key=lambda peer: peer.cost)
             owners.remove(peer)
             if number:
                 metrics.HEDGES.inc()
             self._usual_s = peer.answer_s
-            yield self._attempt_at(peer)
-        yield lambda: self._attempt(self._search(group))
+            yield functools.partial(self._attempt, group, self._spare.pop(), peer)
+        while not self._has_buffer():
+            yield None
+        yield functools.partial(self._attempt, group, self._spare.pop(), None)
 
-    def _attempt_at(self, peer: Peer) -> Callable[[], Attempt]:
-        return lambda: self._attempt(peer)
+    def _has_buffer(self) -> bool:
+        """Is there one for another attempt? A buffer that a failed attempt left, or one more if any is free."""
+        if not self._spare and (extra := self._buffers.try_take()) is not None:
+            self._extra.append(extra)
+            self._spare.append(extra)
+        return bool(self._spare)
 
     def _hedge_s(self) -> float:
         return max(HEDGE_LEAST_S, 4 * self._usual_s)
 
-    def _attempt(self, peer: Peer) -> Attempt:
+    def _attempt(self, group: green.Group, buffer: memoryview, peer: Peer | None) -> Attempt:
+        """Get it from this peer, or from whoever a search finds."""
+        try:
+            return buffer, self._get(peer or self._search(group), buffer)
+        except errors.P2pfsError as error:
+            # What one attempt met, a deadline say, is not what the hunt comes to: that is `_nobody`'s to tell.
+            self._spare.append(buffer)
+            raise _Failed(str(error)) from None
+
+    def _get(self, peer: Peer, buffer: memoryview) -> int:
         self._asked[peer.member.id] = None
-        buffer = self._spare.pop() if self._spare else self._extra_buffer()
         try:
             length = peer.get_block(self._cid, buffer)
-            if not self._local.run(multihash.matches, self._cid.multihash, buffer[:length]):
+            with buffer[:length] as data:
+                is_right = self._local.run(multihash.matches, self._cid.multihash, data)
+            if not is_right:
                 metrics.BLOCKS_CORRUPT.inc()
                 peer.accuse(f"sent wrong bytes for {self._cid}")
                 raise errors.Corrupt(f"{peer.member.name} sent bytes that are not {self._cid}")
-            return buffer, length
+            return length
         except errors.P2pfsError as error:
             self._asked[peer.member.id] = error
-            self._spare.append(buffer)
             raise
-
-    def _extra_buffer(self) -> memoryview:
-        buffer = self._buffers.take(wait_s=0)
-        self._extra.append(buffer)
-        return buffer
 
     def _search(self, group: green.Group) -> Peer:
         """Ask everybody who was not asked yet; the cheapest who has it. Raises NotFound."""

@@ -65,14 +65,12 @@ class Identity:
         key = self._key(key_path)
         self.id = certificates.node_id_of(certificates.public_bytes(key))
         folder = self._folder("tls")
-        write_atomically(folder / "ca.pem", ca)
-        write_atomically(folder / "cert.pem", certificates.issue(authorities[0], key, self.id, now))
+        _renew(folder / "ca.pem", ca)
+        _renew(folder / "cert.pem", certificates.issue(authorities[0], key, self.id, now))
         client = self._folder("client")
         client_key = self._key(client / "key.pem")
-        write_atomically(client / "ca.pem", ca)
-        write_atomically(
-            client / "cert.pem", certificates.issue(authorities[0], client_key, certificates.CLIENT, now)
-        )
+        _renew(client / "ca.pem", ca)
+        _renew(client / "cert.pem", certificates.issue(authorities[0], client_key, certificates.CLIENT, now))
         return [str(folder / "ca.pem"), str(folder / "cert.pem"), str(key_path)]
 
     def _folder(self, name: str) -> Path:
@@ -115,3 +113,12 @@ class Identity:
             write_atomically(path, authorities[0].fingerprint.encode("ascii") + b"\n")
             log.info("this node belongs to the cluster %s", authorities[0].fingerprint[:16])
 
+
+def _renew(path: Path, pem: bytes) -> None:
+    """Write a file that can be made again at any time; on a full disk the one that is there has to do."""
+    try:
+        write_atomically(path, pem)
+    except errors.NoSpace as error:
+        if not path.exists():
+            raise
+        log.warning("%s stays as it was: %s", path, error)

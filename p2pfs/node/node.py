@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 
 from p2pfs import errors, green, metrics
 from p2pfs.config import Config
@@ -161,7 +162,11 @@ class Node:
         if self._members_changed:
             self._members_changed = False
             rows = self.services.cluster.membership.snapshot()[1:]
-            self.services.pinning.run(self.services.pinning.catalog.save_members, rows)
+            try:
+                self.services.pinning.run(self.services.pinning.catalog.save_members, rows)
+            except errors.P2pfsError:
+                self._members_changed = True
+                raise
         return SAVE_S
 
     def _refresh_placement(self) -> float:
@@ -190,19 +195,20 @@ class Node:
         self._server.drain(grace_s)
 
     def stop(self) -> None:
-        """Close everything. What was acknowledged is on disk already; nothing has to be saved for safety."""
+        """Close everything. What was acknowledged is on disk already; nothing has to be saved for safety.
+
+        A step that fails, on a full disk say, is logged, and the others follow.
+        """
         services = self.services
-        self._server.close()
-        self._connections.close()
-        services.gossip.stop()
-        self._save_members()
-        services.pinning.stop()
-        services.reader.close()
-        services.placer.close()
-        services.fetcher.close()
-        services.cluster.peers.close()
-        self._group.close()
-        services.local.run(services.local.store.close)
-        services.local.close()
-        self._lock.close()
+        steps: list[Callable[[], object]] = [
+            self._server.close, self._connections.close, services.gossip.stop, self._save_members,
+            services.pinning.stop, services.reader.close, services.fetcher.close, services.cluster.peers.close,
+            self._group.close, lambda: services.local.run(services.local.store.close), services.local.close,
+            self._lock.close,
+        ]
+        for step in steps:
+            try:
+                step()
+            except (errors.P2pfsError, OSError) as error:
+                log.error("while stopping: %s", error)
         self._over.set()

@@ -55,11 +55,13 @@ class Pinning:
         self._group.loop("snapshot", self._write_snapshot, first_s=SNAPSHOT_S)
 
     def stop(self) -> None:
-        """Write the snapshot if it is not current, and end."""
+        """Write the snapshot if it is not current, and end. Raises NoSpace when it cannot be written."""
         self._group.close()
-        self._write_snapshot()
-        self.run(self.catalog.close)
-        self._thread.close()
+        try:
+            self._write_snapshot()
+        finally:
+            self.run(self.catalog.close)
+            self._thread.close()
 
     def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Any call of the catalog, in its thread."""
@@ -119,7 +121,10 @@ class Pinning:
             ids = [random.choice(peers).member.id]
         for peer in peers:
             if peer.member.id in ids:
-                self.compare(peer)
+                try:
+                    self.compare(peer)
+                except errors.P2pfsError as error:
+                    log.warning("cannot compare catalogs with %s: %s", peer.member.name, error)
         return 0.0
 
     def compare(self, peer: Peer) -> None:
@@ -147,7 +152,11 @@ class Pinning:
         begin = time.monotonic()
         if self._is_changed:
             self._is_changed = False
-            self.run(self.catalog.write_snapshot, self._snapshot)
+            try:
+                self.run(self.catalog.write_snapshot, self._snapshot)
+            except errors.P2pfsError:
+                self._is_changed = True
+                raise
         # A large catalog takes seconds, in which no pin is made: so the less often.
         return max(SNAPSHOT_S, SNAPSHOT_SHARE * (time.monotonic() - begin))
 

@@ -56,7 +56,6 @@ class Placer:
     def __init__(self, local: LocalStore, cluster: Cluster) -> None:
         self._local = local
         self._cluster = cluster
-        self._group = green.Group("place")
 
     def is_mine(self, wanted: int) -> Callable[[Multihash], bool]:
         """Should this node hold a block, by its name? A plain lookup, callable from native threads."""
@@ -102,9 +101,15 @@ class Placer:
             wave = list(itertools.islice(ranks, wanted - len(outcome.holders)))
             if not wave:
                 return
-            others = [self._group.spawn(f"put-{outcome.cid}", put_at, id) for id in wave[1:]]
-            put_at(wave[0])
-            green.wait(others)
+            others = green.Group("place")
+            try:
+                for id in wave[1:]:
+                    others.spawn(f"put-{outcome.cid}", put_at, id)
+                put_at(wave[0])
+                others.join()
+            finally:
+                # Nobody may read the buffer any more when this returns, however it does.
+                others.close()
 
     def _put_at(self, id: str, cid: CID, data: memoryview) -> int | None:
         if id == self._cluster.id:
@@ -158,10 +163,6 @@ class Placer:
             f"{len(holders)} of the {quorum} nodes needed took {cid} ({reasons}); bring nodes back, "
             "or ask for less with --replicas or [cluster] write_quorum"
         )
-
-    def close(self) -> None:
-        """End what is still running."""
-        self._group.close()
 
 
 def parse_put_answer(answer: str) -> int | None:

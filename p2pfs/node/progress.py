@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from p2pfs import green
+from p2pfs import errors, green
 from p2pfs.core import wire
 from p2pfs.net.server import Session
 
@@ -25,8 +25,11 @@ def reporting(
     is_over = green.Event()
 
     def report() -> None:
-        while not is_over.wait(PROGRESS_S):
-            session.part(wire.dump_json(snapshot()))
+        try:
+            while not is_over.wait(PROGRESS_S):
+                session.part(wire.dump_json(snapshot()))
+        except errors.P2pfsError as error:
+            on_gone("progress", error)
 
     group = green.Group("progress", on_gone)
     reporter = group.spawn("progress", report)

@@ -237,6 +237,10 @@ class Reader:
             total += visit.size
         return blocks, total
 
+    def leaf_bytes(self, root: CID) -> int:
+        """Bytes of the distinct leaves below a root: about what the files of a directory have together."""
+        return sum(visit.size for visit in self.walk(root) if not visit.is_branch)
+
     def walk(self, root: CID) -> Iterator[dag.Visit]:
         """Every block below a root, depth first, each once."""
         return dag.walk(self._fetcher.branch, root, self.file_size(root) if root.codec == RAW else 0)

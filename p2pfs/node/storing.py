@@ -99,8 +99,8 @@ def make_pin(
     before = [known for known in pinning.run(pinning.catalog.find_cid, pin.cid) if known.key == pin.key]
     holders = pinning.publish([pin])
     if len(holders) < ingest.quorum:
-        if not before:
-            # A store that fails leaves nothing visible; one that was acknowledged before stays.
+        if not before and pin in pinning.run(pinning.catalog.find_cid, pin.cid):
+            # A store that fails leaves nothing visible; one that was acknowledged before, or meanwhile, stays.
             pinning.publish([pin._replace(removed=True, stamp=pinning.stamp())])
         raise errors.TooFewNodes(
             f"every block of {link.cid} is stored, but only {len(holders)} of the {ingest.quorum} nodes needed took "
@@ -280,7 +280,7 @@ def _adopt(services: Services, ingest: Ingest, root: CID, options: dict[str, Any
     """Pin an imported root if its DAG is whole; the row that tells."""
     services.reader.require_whole(root)
     entry = services.reader.entry(root)
-    size = entry["size"] if entry["size"] is not None else services.reader.figures(root)[1]
+    size = entry["size"] if entry["size"] is not None else services.reader.leaf_bytes(root)
     sha256 = None
     if entry["type"] == "file" and root.codec != DAG_PB and root.multihash[0] == 0x12:
         sha256 = root.multihash[2:].hex()

@@ -23,6 +23,7 @@ from p2pfs.node.ingest import FileIngest, Ingest, add_stream
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Caller, Peer, Peers
 from p2pfs.node.place import Placer
+from p2pfs.node.reading import Reader
 from p2pfs.store.memory import MemoryStore
 
 MIB = 1024 * 1024
@@ -100,7 +101,6 @@ class World:
 
     def close(self) -> None:
         self.fetcher.close()
-        self.placer.close()
         assert self.buffers.in_use == self.paced.in_use == 0
 
 
@@ -241,3 +241,78 @@ def test_a_store_that_fails_ends_soon_gives_every_buffer_back_and_takes_back_wha
     work.take_back()
     work.close()
     assert world.local.usage().blocks == 0
+
+
+def test_buffers_go_to_who_waits_longest_and_not_back_to_who_gave_them() -> None:
+    pool = BufferPool("test", 4 * MIB)
+    mine = [pool.take(), pool.take()]
+    got: list[memoryview] = []
+    group = green.Group("waiters")
+    group.spawn("waiter", lambda: got.append(pool.take(5)))
+    green.sleep(0)
+    pool.give(mine.pop())
+    assert pool.try_take() is None
+    assert group.join(5)
+    assert len(got) == 1
+    with pytest.raises(errors.Busy):
+        pool.take(0.01)
+    pool.give(got.pop())
+    pool.give(mine.pop())
+    assert pool.in_use == 0
+
+
+def test_a_waiter_that_is_ended_keeps_nothing() -> None:
+    pool = BufferPool("test", 4 * MIB)
+    mine = [pool.take(), pool.take()]
+    group = green.Group("waiters")
+    group.spawn("waiter", pool.take, 5)
+    green.sleep(0)
+    pool.give(mine.pop())  # handed over, but its greenlet has not run yet
+    group._group.kill()
+    pool.give(mine.pop())
+    assert pool.in_use in (0, 1)
+    with pool.buffer(1):
+        pass
+
+
+def test_a_source_that_fails_in_the_middle_of_reading_costs_no_buffer(world: World) -> None:
+    reader = Reader(world.local, world.fetcher, world.buffers, world.paced)
+    data = random.randbytes(1000)
+    cid = CID(RAW, multihash(SHA2_256, data))
+    world.local.put(cid.multihash, memoryview(data))
+
+    def source() -> Iterator[CID]:
+        yield cid
+        raise errors.NotFound("a branch is missing")
+
+    for _ in range(5):
+        with pytest.raises(errors.NotFound):
+            list(reader.in_order(source()))
+    assert reader._group.join(5)  # what was on its way is given back when it has arrived
+    assert world.paced.in_use == 0
+    reader.close()
+
+
+def test_a_hanging_owner_is_got_past_even_when_no_buffer_is_left_for_a_hedge(world: World) -> None:
+    cid, data = block_owned_by_others(world)
+    for id in world.owners(cid):
+        world.peers[id].blocks[cid.multihash] = data
+    hanging = world.peers[world.owners(cid)[0]]
+    hanging.answer_s = 0.0001
+    hanging.refuses = errors.DeadlinePassed("it hangs")
+    taken = [world.buffers.take() for _ in range(world.buffers.count - 1)]
+    assert world.fetch(cid) == data
+    for view in taken:
+        world.buffers.give(view)
+
+
+def test_no_copy_reads_the_buffer_after_a_put_was_cut_off(world: World) -> None:
+    cid, data = block_owned_by_others(world)
+    for id in world.owners(cid):
+        world.peers[id].hangs = True
+    group = green.Group("putter")
+    view = memoryview(bytearray(data))
+    group.spawn("put", world.placer.put, cid, view, 2, 2, remember_nothing)
+    green.sleep(0.01)
+    group.close()
+    view.release()  # would be refused if somebody still had a hold on it
