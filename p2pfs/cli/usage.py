@@ -13,7 +13,7 @@ Usage:
   p2pfs-cli [options] rm [--] REF
   p2pfs-cli [options] id [--chunker=C] [--hash=H] [--] PATH...
   p2pfs-cli [options] import [--name=NAME] [--replicas=N] [--] FILE
-  p2pfs-cli [options] export --output=PATH [--] REF
+  p2pfs-cli [options] export --output=PATH [--force] [--] REF
   p2pfs-cli [options] peers
   p2pfs-cli [options] status
   p2pfs-cli (-h | --help)

@@ -188,7 +188,7 @@ def export_car(call: Call) -> int:
             with open(sys.stdout.fileno(), "wb", closefd=False) as stdout:
                 call.client.export_car(call.ref, stdout, progress=progress)
             return 0
-        blocks = call.client.export_car(call.ref, target, progress=progress)
+        blocks = call.client.export_car(call.ref, target, force=call.options["--force"], progress=progress)
     call.output.result({"ref": call.ref, "path": target, "blocks": blocks}, target)
     return 0
 

@@ -152,15 +152,17 @@ class Client:
             raise errors.ProtocolError(f"{ref}: the node says that it sent {parts.end.sent} bytes, {sent} came")
 
     def export_car(
-        self, ref: Ref, file: str | os.PathLike[str] | IO[bytes], *, progress: OnProgress | None = None
+        self, ref: Ref, file: str | os.PathLike[str] | IO[bytes], *, force: bool = False,
+        progress: OnProgress | None = None,
     ) -> int:
         """Write a REF and all below it as a CARv1 to a path or a binary file object; returns the number of blocks.
 
-        A path appears complete or not at all, and replaces a file that is there.
+        A path appears complete or not at all. Raises Refused when it exists (`force` overwrites a file), before
+        anything is transferred.
         """
         from p2pfs.client import exporting
 
-        return exporting.export_car(self._calls, str(ref), file, self._deadline(), progress)
+        return exporting.export_car(self._calls, str(ref), file, force, self._deadline(), progress)
 
     # --- look ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ OnProgress = Callable[[Progress], None]
 
 
 def export_car(
-    calls: Calls, ref: str, file: str | os.PathLike[str] | IO[bytes], deadline: Deadline, progress: OnProgress | None
+    calls: Calls, ref: str, file: str | os.PathLike[str] | IO[bytes], force: bool, deadline: Deadline,
+    progress: OnProgress | None,
 ) -> int:
     """Write a CARv1 to a path or a binary file object; the number of blocks."""
     if not isinstance(file, (str, os.PathLike)):
@@ -25,17 +26,19 @@ def export_car(
     if os.path.isdir(target):
         raise errors.Refused(f"{target} is a folder; name a file")
     part = files.part_path(target, "car")
+    with files.local_errors():
+        files.check_target(target, "file", force)
     with files.local_errors(), files.part_file(part) as fd:
         os.ftruncate(fd, 0)
         try:
             with open(fd, "wb", closefd=False) as car:
                 blocks = _write(calls, ref, car, deadline, progress)
             os.fsync(fd)
-            files.publish(part, target, force=True)
         except BaseException:
             # There is no way to go on with half a CAR.
             os.ftruncate(fd, 0)
             raise
+        files.publish(part, target, force)
     return blocks
 
 

@@ -183,6 +183,19 @@ def test_car_in_and_out(run: Runner, node: FakeNode) -> None:
     assert (run.folder / "out.car").read_bytes() == b"CAR of a car"
 
 
+def test_export_overwrites_only_with_force(run: Runner, node: FakeNode) -> None:
+    node.keep(b"new", "new")
+    (run.folder / "out.car").write_bytes(b"precious")
+    done = run("export", "new", "-o", "out.car")
+    assert done.returncode == 9
+    assert b"out.car exists; --force overwrites it" in done.stderr
+    assert not node.requests, "refused before anything is asked"
+    assert (run.folder / "out.car").read_bytes() == b"precious"
+    assert run("export", "new", "-o", "out.car", "--force").returncode == 0
+    assert (run.folder / "out.car").read_bytes() == b"CAR of new"
+    assert os.listdir(run.folder) == ["out.car"]
+
+
 def test_id_needs_no_node(run: Runner, tmp_path: Path) -> None:
     run.environment["P2PFS_NODE"] = str(tmp_path / "none")
     (run.folder / "empty").write_bytes(b"")

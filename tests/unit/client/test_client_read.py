@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from p2pfs import CID, Client, errors
 from p2pfs.client import answers
 from p2pfs.client.remote_file import MOST_BYTES, RemoteFile
-from tests.unit.client.fake_node import FakeNode, cid_of, data_of
+from p2pfs.core import wire
+from tests.unit.client.fake_node import FakeNode, Talk, cid_of, data_of
 
 MIB = 1024 * 1024
 WAIT_S = 10.0
@@ -112,6 +113,21 @@ def test_car_in_and_out(node: FakeNode, client: Client, here: Path) -> None:
     with pytest.raises(errors.NotFound):
         client.export_car("nothing", "new.car")
     assert sorted(os.listdir()) == ["in.car", "out.car"]
+
+
+def test_an_export_never_replaces_what_came_meanwhile(node: FakeNode, client: Client, here: Path) -> None:
+    node.keep(b"data", "name")
+    usual = node._export
+
+    def export(talk: Talk, line: wire.Line) -> None:
+        Path("out.car").write_bytes(b"of somebody else")
+        usual(talk, line)
+
+    node.hooks["EXPORT"] = export
+    with pytest.raises(errors.Refused, match=r"waits in (\S+)") as refused:
+        client.export_car("name", "out.car")
+    assert Path("out.car").read_bytes() == b"of somebody else"
+    assert Path(str(refused.value).split()[-1]).read_bytes() == b"CAR of data"
 
 
 @given(st.recursive(
