@@ -11,7 +11,7 @@ from docopt import DocoptExit, docopt
 
 from p2pfs import errors, version
 from p2pfs.cli import usage
-from p2pfs.cli.output import Output, silence_stdout
+from p2pfs.cli.output import Output, open_stderr, require_stdout, silence_stdout
 from p2pfs.cli.verbs import VERBS, Call
 
 SIGPIPE_EXIT = 128 + signal.SIGPIPE
@@ -21,8 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code, as `p2pfs-cli --help` lists them."""
     words = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    open_stderr()
     output = Output(is_json="--json" in words, is_quiet=False)
     try:
+        require_stdout()
         options = parse(words)
         output = Output(options["--json"], options["--quiet"])
         code = run(options, output)

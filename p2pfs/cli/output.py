@@ -25,11 +25,11 @@ class Output:
     def __init__(self, is_json: bool, is_quiet: bool) -> None:
         self.is_json = is_json
         self._is_quiet = is_quiet
-        self._is_terminal = sys.stdout.isatty()
+        self._is_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._is_watched = sys.stderr.isatty() and not is_quiet
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             # File names are bytes; those that are no text come out as they went in.
-            stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+            stream.reconfigure(errors="surrogateescape")
 
     def result(self, row: dict[str, Any], text: str) -> None:
         """One result: a JSON object or a line of text, out at once."""
@@ -118,6 +118,18 @@ class Bar:
 def printable(text: str) -> str:
     """Text without anything that a terminal would obey."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+def open_stderr() -> None:
+    """With standard error closed (`2>&-`) nobody wants messages; without this they would go to standard output."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+
+
+def require_stdout() -> None:
+    """Raise UsageError when standard output is closed (`>&-`): the results, and a CID is one, would be lost."""
+    if sys.stdout is None:
+        raise errors.UsageError("standard output is closed; give it a file, a pipe or /dev/null")
 
 
 def silence_stdout() -> None:

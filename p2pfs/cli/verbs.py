@@ -113,6 +113,8 @@ def opened(path: str) -> Iterator[str | io.FileIO]:
     if path != STDIN:
         yield path
         return
+    if sys.stdin is None:
+        raise errors.UsageError("standard input is closed, and - reads it; give it a file or a pipe")
     with io.FileIO(sys.stdin.fileno(), closefd=False) as stdin:
         yield stdin
 

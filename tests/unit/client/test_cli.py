@@ -259,6 +259,29 @@ def test_output_that_cannot_be_written_is_an_error(run: Runner, node: FakeNode) 
             assert process.wait(WAIT_S) == errors.NoSpace.exit_code
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("ls >&-", 2, "standard output is closed"),
+        ("--help >&-", 2, "standard output is closed"),
+        ("store - <&-", 2, "standard input is closed"),
+        ("id - <&-", 2, "standard input is closed"),
+        ("import - <&-", 2, "standard input is closed"),
+        ("ls <&-", 0, ""),
+        ("stat nothing 2>&-", 3, ""),
+        ("ls <&- >&- 2>&-", 2, ""),
+    ],
+)
+def test_streams_that_are_closed(run: Runner, node: FakeNode, command: str, code: int, says: str) -> None:
+    script = f'exec "$0" -c "$1" {command}'
+    done = subprocess.run(
+        ["sh", "-c", script, CLI[0], CLI[2]], cwd=run.folder, env=run.environment, capture_output=True, timeout=WAIT_S
+    )
+    messages = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (code, b""), messages
+    assert messages.startswith(f"p2pfs-cli: error: {says}") if says else messages == ""
+
+
 def on_terminal(run: Runner, *args: str) -> tuple[int, str, bytes]:
     """Run with standard error on a terminal: (exit code, what the terminal saw, standard output)."""
     ours, theirs = pty.openpty()
