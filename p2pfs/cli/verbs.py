@@ -210,7 +210,8 @@ def stat(call: Call) -> int:
     lines = [
         ("cid", str(found.cid)), ("type", found.type), ("size", sized(found.size)),
         ("blocks", f"{found.blocks}, {sized(found.bytes)}"), ("entries", number(found.entries)),
-        ("target", found.target or "-"), ("sha256", found.sha256 or "-"), ("pins", ", ".join(found.pins) or "none"),
+        ("target", found.target or "-"), ("sha256", found.sha256 or "-"),
+        ("pins", ", ".join(name or "(no name)" for name in found.pins) or "none"),
     ]
     call.output.result(plain(found), "\n".join(f"{title:<9}{text}" for title, text in lines if text != "-"))
     return 0

@@ -166,6 +166,13 @@ def test_tables_and_json(run: Runner, node: FakeNode) -> None:
     assert run.json("rm", "tree") == [{"cid": cid, "name": "tree"}]
 
 
+def test_stat_shows_pins_without_a_name(run: Runner, node: FakeNode) -> None:
+    for name in ("d", ""):
+        node.keep(b"x", name)
+    assert "pins     (no name), d" in run("stat", "d").stdout.decode().splitlines()
+    assert run.json("stat", "d")[0]["pins"] == ["", "d"]
+
+
 def test_status_is_a_check(run: Runner, node: FakeNode) -> None:
     assert run("status").returncode == 0
     node.verdict = "at-risk"
