@@ -18,7 +18,8 @@ _BINARY = {"PiB": 1 << 50, "TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB"
 _DECIMAL = {"PB": 10**15, "TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 _SIZES = {"": 1, "b": 1} | {unit.lower(): factor for unit, factor in (_BINARY | _DECIMAL).items()}
 _DURATIONS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
-_NUMBER = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,9})?) ?([A-Za-z]{0,3})")
+# More digits than any value has: what is too large is told from what is no number.
+_NUMBER = re.compile(r"([0-9]{1,1000}(?:\.[0-9]{1,9})?) ?([A-Za-z]{0,3})")
 _MAX_SIZE = 1 << 63
 _MAX_DURATION_MS = 100 * 366 * 86_400_000
 
