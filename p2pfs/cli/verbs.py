@@ -135,7 +135,7 @@ def get(call: Call) -> int:
     """A whole file or directory, or a file on standard output."""
     target = call.options["--output"]
     if target == STDOUT:
-        write_pieces(call.client.read(call.ref))
+        write_file(call)
         return 0
     with call.output.progress(call.ref) as progress:
         path = call.client.get(call.ref, target, force=call.options["--force"], progress=progress)
@@ -146,8 +146,22 @@ def get(call: Call) -> int:
 def cat(call: Call) -> int:
     """Bytes of a file on standard output."""
     offset, length = call.size("--offset"), call.size("--length")
-    write_pieces(call.client.read(call.ref, offset or 0, length))
+    write_file(call, offset or 0, length)
     return 0
+
+
+def write_file(call: Call, offset: int = 0, length: int | None = None) -> None:
+    """A file's bytes to standard output. Raises UsageError for what is none, with the command that takes it."""
+    try:
+        write_pieces(call.client.read(call.ref, offset, length))
+    except errors.UsageError:
+        kind = call.client.stat(call.ref).type
+        if kind == "file":
+            raise
+        inside = f", or name a file inside it: {call.ref.rstrip('/')}/NAME" if kind == "directory" else ""
+        raise errors.UsageError(
+            f"{call.ref} is a {kind}; cat and -o - take files only; get it with -o PATH{inside}"
+        ) from None
 
 
 def write_pieces(pieces: Iterable[bytes]) -> None:

@@ -20,7 +20,7 @@ from p2pfs.cli import main, usage
 from p2pfs.cli.verbs import VERBS
 from p2pfs.client import files
 from p2pfs.core import wire
-from tests.unit.client.fake_node import FakeNode, Talk
+from tests.unit.client.fake_node import FakeNode, Link, Talk
 
 CLI = [sys.executable, "-c", "import sys; from p2pfs.cli import main; sys.exit(main())"]
 ROOT = Path(__file__).parents[3]
@@ -91,7 +91,7 @@ def test_version(run: Runner) -> None:
         (["store", "--name=x", "a", "b"], "--name"),
         (["store", "--replicas=0", "a"], "--replicas"),
         (["cat", "x", "--offset=1XiB"], "--offset"),
-        (["cat", "x", "--offset=99999999999999999999999"], "--offset: '99999999999999999999999' is too large for a size"),
+        (["cat", "x", "--offset=99999999999999999999999"], "--offset: '99999999999999999999999' is too large"),
         (["cat", "x", f"--length={'9' * 1000}GiB"], "is too large for a size"),
         (["cat", "x", f"--length={'9' * 100_000}"], "is no size"),
         (["--timeout=soon", "ls"], "--timeout"),
@@ -124,6 +124,17 @@ def test_store_get_cat_round(run: Runner, node: FakeNode) -> None:
     assert (run.folder / "g").read_bytes() == b"0123456789"
     assert run("get", cid, "-o", "g").returncode == 9
     assert run("get", cid, "-o", "g", "--force").returncode == 0
+
+
+def test_standard_output_takes_files_only(run: Runner, node: FakeNode) -> None:
+    node.keep({b"a.txt": b"a", b"link": Link(b"a.txt")}, "folder")
+    for args in (["cat", "folder"], ["get", "folder", "-o", "-"], ["cat", "folder", "--offset=1"]):
+        done = run(*args)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert b"is a directory; cat and -o - take files only; get it with -o PATH" in done.stderr
+        assert b"name a file inside it: folder/NAME" in done.stderr
+    assert b"is a symlink; cat and -o - take files only" in run("cat", "folder/link").stderr
+    assert run("cat", "folder/a.txt").stdout == b"a"
 
 
 def test_store_of_standard_input(run: Runner, node: FakeNode) -> None:
