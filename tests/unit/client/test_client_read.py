@@ -99,6 +99,21 @@ def test_answers_are_typed(node: FakeNode, client: Client) -> None:
     assert list(client.pins()) == []
 
 
+def test_the_readme_shows_lists_of_pins_and_entries(
+    node: FakeNode, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.setenv("P2PFS_NODE", node.address)
+    Path("model.bin").write_bytes(data_of(5000))
+    node.keep({b"a.txt": b"a"}, "some-directory")
+    seen: dict[str, Any] = {}
+    exec(example, seen)
+    assert Path("copy.bin").read_bytes() == data_of(5000)
+    assert {pin.name for pin in seen["pins"]} == {"model.bin", "some-directory"}
+    assert seen["names"] == ["a.txt"]
+
+
 def test_car_in_and_out(node: FakeNode, client: Client, here: Path) -> None:
     Path("in.car").write_bytes(data_of(2 * MIB))
     imported = client.import_car("in.car", replicas=2)
