@@ -21,6 +21,7 @@ from p2pfs.core.profile import Profile
 from p2pfs.node.buffers import SMALL, BufferPool
 from p2pfs.node.local import LocalStore
 from p2pfs.node.place import Copies, Placer
+from p2pfs.node.progress import Work
 from p2pfs.store.jobs import Taken
 
 REMEMBERED = 65536
@@ -30,13 +31,14 @@ LEAF_WAIT_S = 300.0
 TAKE_BACK_WAIT_S = 60.0
 
 
-class Ingest:
+class Ingest(Work):
     """One STORE or IMPORT in progress. Not visible to anybody before its pin is made, which is the caller's job."""
 
     def __init__(
         self, local: LocalStore, placer: Placer, buffers: BufferPool, profile: Profile,
         wanted: int, quorum: int, is_dry: bool = False,
     ) -> None:
+        super().__init__()
         self.local = local
         self.buffers = buffers
         self.profile = profile
@@ -54,18 +56,8 @@ class Ingest:
         self._group = green.Group("ingest", self.fail)
         self._small = green.Semaphore(SMALL_AT_ONCE)
         self._written: dict[str, list[tuple[CID, int]]] = {}
-        self._error: BaseException | None = None
 
-    # --- what greenlets report -----------------------------------------------------------------------
-
-    def fail(self, name: str, error: BaseException) -> None:
-        """Remember the first error; the next `check` raises it."""
-        self._error = self._error or error
-
-    def check(self) -> None:
-        """Raise the first error that any leaf met."""
-        if self._error is not None:
-            raise self._error
+    # --- its greenlets -------------------------------------------------------------------------------
 
     def spawn(self, name: str, fn: Callable[..., Any], *args: Any) -> None:
         """Run part of the work; its P2pfsError becomes the error of the whole, without noise in the log."""
@@ -75,7 +67,7 @@ class Ingest:
         try:
             fn(*args)
         except errors.P2pfsError as error:
-            self._error = self._error or error
+            self.fail("ingest", error)
 
     def join(self) -> None:
         """Wait until all that was begun is done; raise the first error."""

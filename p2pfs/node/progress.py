@@ -1,4 +1,7 @@
-"""Progress of a request that takes long: a PART each half second, which also shows whether its client is there."""
+"""A request that takes long: the work that its greenlets share, and its progress.
+
+Progress is a PART each half second, which also shows whether the client is still there.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,22 @@ from p2pfs.net.server import Session
 
 PROGRESS_S = 0.5
 LAST_PART_S = 10.0
+
+
+class Work:
+    """Something that several greenlets do together; the first error of any of them ends it."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """Remember the first error; the next `check` raises it."""
+        self._error = self._error or error
+
+    def check(self) -> None:
+        """Raise the first error."""
+        if self._error is not None:
+            raise self._error
 
 
 @contextlib.contextmanager

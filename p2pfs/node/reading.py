@@ -17,6 +17,7 @@ from p2pfs.core.cid import CID, RAW
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
+from p2pfs.node.progress import Work
 from p2pfs.store.jobs import is_there, write_range
 
 AHEAD = 8
@@ -36,24 +37,15 @@ class Fetched(NamedTuple):
     outcome: list[int | BaseException]
 
 
-class Transfer:
-    """How far a file is; a failure ends it early."""
+class Transfer(Work):
+    """How far a file is that is fetched; a failure ends it early."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.size: int | None = None
         self.bytes = 0
         self.kept_bytes = 0
         """Bytes that were there already, and right."""
-        self._error: BaseException | None = None
-
-    def fail(self, name: str, error: BaseException) -> None:
-        """Remember the first error."""
-        self._error = self._error or error
-
-    def check(self) -> None:
-        """Raise it."""
-        if self._error is not None:
-            raise self._error
 
 
 class Reader:

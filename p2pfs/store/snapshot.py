@@ -14,6 +14,7 @@ from pathlib import Path
 
 from p2pfs import errors
 from p2pfs.core.pins import Pin
+from p2pfs.store.files import sync_folder
 
 FORMAT = "p2pfs-catalog"
 VERSION = 1
@@ -33,7 +34,7 @@ def write_snapshot(path: Path, pins: Iterable[Pin], count: int) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(str(path.parent))
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise errors.NoSpace(f"cannot write the catalog's snapshot {path}: {error.strerror}") from error
@@ -68,11 +69,3 @@ def _read_header(path: Path, line: bytes) -> int:
     if type(count) is not int or count < 0:
         raise errors.Malformed(f"{path} does not say how many records it has")
     return count
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
