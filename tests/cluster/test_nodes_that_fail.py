@@ -66,10 +66,8 @@ def test_a_paused_node_refutes_and_comes_back(tmp_path: Path) -> None:
 def test_members_are_remembered_and_the_seed_may_be_gone(tmp_path: Path) -> None:
     with three(tmp_path) as cluster:
         a, b, c = cluster
-        wait_until(lambda: "saved members" not in c.log() and len(c.states()) == 3, 10, "c knows all")
-        time.sleep(6)  # members are saved every 5 s, by the clock of a real process
         for node in (b, c):
-            assert node.stop() == 0
+            assert node.stop() == 0  # a clean stop writes the list, too
         a.kill()
         b.start()
         c.start()
