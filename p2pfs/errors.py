@@ -125,14 +125,6 @@ class Busy(Refused):
     is_retryable = True
 
 
-class Draining(Refused):
-    """The node is stopping and takes no new work."""
-
-    token = "DRAINING"
-    is_fatal = True
-    is_retryable = True
-
-
 class ProtocolError(P2pfsError):
     """Bytes on a connection that the protocol does not allow; there is no way back into step."""
 

@@ -267,11 +267,6 @@ class Config:
         """The control socket's path."""
         return self.node.control or self.node.data_dir / "control.sock"
 
-    @property
-    def has_identity_check(self) -> bool:
-        """True when peers prove that they belong to the cluster: by a secret or by a PKI."""
-        return bool(self.secrets or self.cluster.tls_ca)
-
     def value(self, row: Row) -> Any:
         """The value of one row of `ROWS`."""
         return getattr(getattr(self, row.section), row.key)

@@ -8,7 +8,7 @@ The multihash, not the CID, names a block on disk: codec and CID version say how
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import blake3
 
@@ -32,25 +32,6 @@ _BLAKE3_PREFIX = bytes([BLAKE3, DIGEST_BYTES])
 _OTHER_NAMES = {
     0x11: "sha1", 0x13: "sha2-512", 0x16: "sha3-256", 0x1B: "keccak-256", 0x20: "sha2-384", 0xB220: "blake2b-256"
 }
-
-
-class Hasher(Protocol):
-    """What hashlib and blake3 have in common."""
-
-    def update(self, data: Buffer, /) -> object:
-        """Take more data."""
-
-    def digest(self) -> bytes:
-        """The digest of all data so far."""
-
-
-def new_hasher(code: int) -> Hasher:
-    """An incremental hasher. Raises Malformed for a hash that is not known here."""
-    if code == SHA2_256:
-        return hashlib.sha256()
-    if code == BLAKE3:
-        return blake3.blake3()
-    raise errors.Malformed(f"no block can be hashed with {name_of(code)}; p2pfs knows {', '.join(HASHES)}")
 
 
 def multihash(code: int, data: Buffer) -> Multihash:

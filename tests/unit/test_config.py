@@ -184,7 +184,6 @@ def test_secret_file_has_ours_first_and_others_after_it(tmp_path: Path) -> None:
     path.chmod(0o600)
     config = load(None, [f"cluster.secret_file={path}", "node.listen=10.0.0.1:1", "cluster.seeds=10.0.0.2:1"], {})
     assert [secret.reveal() for secret in config.secrets] == [ours, old]
-    assert config.has_identity_check
     path.write_text("short-and-secret\n")
     message = refused(f"cluster.secret_file={path}")
     assert f"{path} line 1" in message
@@ -209,7 +208,7 @@ def test_files_with_secrets_must_be_private(tmp_path: Path, ini: Write) -> None:
     tls = [f"cluster.tls_{name}={tmp_path / name}" for name in ("cert", "key", "ca")]
     assert f"chmod 600 {tmp_path / 'key'}" in refused(*tls)
     (tmp_path / "key").chmod(0o600)
-    assert load(None, [*tls, "node.listen=10.0.0.1:1"], {}).has_identity_check
+    assert load(None, [*tls, "node.listen=10.0.0.1:1"], {}).cluster.tls_ca == tmp_path / "ca"
     (tmp_path / "ca").unlink()
     assert "cannot read the certificate file" in refused(*tls)
 
