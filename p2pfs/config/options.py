@@ -150,6 +150,12 @@ class Cluster:
         loss of one disk less than this at once.""",
         reloadable=True,
     )
+    tombstone_life: float = _option(
+        kinds.duration("1m", "3650d"), "90d",
+        """How long it is remembered that a pin was removed. A node that was away for longer gives up what it knew
+        instead of bringing removed pins back. Use the same on all nodes.""",
+        reloadable=True,
+    )
     tls_cert: Path | None = _option(
         kinds.OPTIONAL_PATH, "",
         """With a certificate authority of your own instead of a secret: this node's certificate (PEM, its chain
@@ -196,6 +202,17 @@ class Storage:
         less.""",
         reloadable=True,
     )
+    gc_grace: float = _option(
+        kinds.duration("0s", "365d"), "24h",
+        """Blocks that no pin wants are kept for so long after they were last stored, and after the pin was removed:
+        so long `p2pfs-cli restore` can undo `rm`. Longer than the longest store.""",
+        reloadable=True,
+    )
+    scrub_period: float = _option(
+        kinds.duration("1m", "365d"), "30d",
+        "Every block on this node's disk is read and hashed again within this time.",
+        reloadable=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -221,6 +238,18 @@ class Repair:
         kinds.duration("1s", "365d"), "10m",
         """A member that is dead for so long loses its shards to the next ones in rank. Longer than a reboot, or
         every reboot moves data.""",
+        reloadable=True,
+    )
+    rate: int = _option(
+        kinds.size("64KiB"), "64MiB",
+        """Bytes a second that this node fetches at most to repair and to take over shards, so that users keep the
+        rest of disk and network.""",
+        reloadable=True,
+    )
+    audit_interval: float = _option(
+        kinds.duration("1s", "30d"), "1h",
+        """How often the whole catalog is compared with this node's disk, when nothing happened that calls for it
+        sooner.""",
         reloadable=True,
     )
     sync_interval: float = _option(

@@ -141,6 +141,8 @@ VERBS: dict[str, Verb] = _table(
     Verb("PIN", (), "merge these catalog records, durably", MAX_MESSAGE, is_control=True),
     Verb("DIGESTS", (), "digests of the catalog's 256 buckets", is_control=True),
     Verb("BUCKET", (("bucket", INT),), "all catalog records of one bucket", is_control=True, streams_out=True),
+    Verb("HEALTH", (), "what this node's audit found: how many blocks lack copies, and what is left to do",
+         is_control=True),
     # for users: the control socket, and clients with a certificate
     Verb("STORE", (), "keep a file, directory or stream, and pin it", MAX_MESSAGE, is_for_users=True,
          streams_in=True, streams_out=True),
@@ -159,6 +161,16 @@ VERBS: dict[str, Verb] = _table(
     Verb("PEERS", (), "every member, this node among them", is_for_users=True, streams_out=True),
     Verb("STATUS", (), "health of node and cluster", is_for_users=True),
     Verb("METRICS", (), "all metrics as Prometheus text", is_for_users=True),
+    Verb("RESTORE", (("ref", TEXT),), "undo UNPIN, as long as the blocks are kept", is_for_users=True),
+    Verb("AUDIT", (), "compare the catalog with this node's disk now: repair, move", MAX_MESSAGE, is_for_users=True,
+         streams_out=True),
+    Verb("SCRUB", (), "re-read and re-hash every block of this node now", MAX_MESSAGE, is_for_users=True,
+         streams_out=True),
+    Verb("GC", (), "collect what no pin wants on this node, or only say what that would be", MAX_MESSAGE,
+         is_for_users=True, streams_out=True),
+    Verb("DRAIN", (), "give this node's shards to the others, or take them back", MAX_MESSAGE, is_for_users=True,
+         streams_out=True),
+    Verb("FORGET", (("member", TEXT),), "strike a dead member", is_for_users=True),
 )
 
 RECORDS: dict[str, Verb] = _table(
