@@ -26,6 +26,15 @@ class Usage(NamedTuple):
     """False after an unclean stop until `recount` ends: the figures are then those of the last clean one."""
 
 
+class Seen(NamedTuple):
+    """A block that is here."""
+
+    size: int
+    token: int
+    """Nanoseconds since 1970 by this machine's wall clock, of when it was put or renewed last. What `put` returns and
+    `discard` takes: as long as a block has this token, nobody renewed it."""
+
+
 class BlockStore(Protocol):
     """Blocks by multihash. A method raises what its text names; NoSpace, Busy, Refused if the disk fails."""
 
@@ -36,6 +45,9 @@ class BlockStore(Protocol):
         removes it under a store that counts on it. False may also mean "about to be, or just not any more":
         then `put` it, which is cheap if it is here after all.
         """
+
+    def seen(self, block: Multihash) -> Seen | None:
+        """Length and age token of a block that is here, durably; None as `has` says False. Does not renew it."""
 
     def size(self, block: Multihash) -> int:
         """The length of the block in bytes. Raises NotFound."""
@@ -63,7 +75,12 @@ class BlockStore(Protocol):
         """
 
     def discard(self, block: Multihash, token: int) -> bool:
-        """Take back a block whose `put` returned `token`, unless it was renewed since; True when it went."""
+        """Take back a block whose `put` returned `token`, or of which `seen` told it, unless it was renewed since.
+
+        True when it went. Where a file system keeps whole seconds only, a renewal within the same second would not
+        show: there the token of a `put` takes nothing back, and that of `seen` does if the block was then at least
+        2 s old.
+        """
 
     def delete(self, block: Multihash) -> bool:
         """Remove a block; True when there was one. Works on a full disk; a loss of power may undo it."""

@@ -8,6 +8,9 @@ import time
 
 from p2pfs.store.files import sync_folder, write_all
 
+_SECOND_NS = 1_000_000_000
+_ROUNDED_NS = 2 * _SECOND_NS
+
 ABSENT = (FileNotFoundError, NotADirectoryError)
 """There is nothing of that name."""
 
@@ -26,11 +29,22 @@ def look(path: str) -> os.stat_result | None:
         return None
 
 
-def renew(path: str) -> None:
-    """Make the file as young as can be."""
+def renew(path: str) -> int:
+    """Make the file as young as can be; its time of change in nanoseconds, before the file system rounds it."""
     # Not "now" as the kernel has it: its clock ticks in milliseconds, and `discard` must see a renewal.
     now = time.time_ns()
     os.utime(path, ns=(now, now))
+    return now
+
+
+def token(changed_ns: int) -> int:
+    """The age token of a file of this time of change, read now. Equal to it, or one that no file ever has.
+
+    A file system that keeps whole seconds (FAT: even ones) gives a renewal in the same second the same time. So only
+    what is older than that when it is looked at gets a token that can match.
+    """
+    is_rounded = changed_ns % _SECOND_NS == 0
+    return changed_ns + 1 if is_rounded and time.time_ns() - changed_ns < _ROUNDED_NS else changed_ns
 
 
 def read(fd: int, into: memoryview) -> int | None:
@@ -44,7 +58,7 @@ def read(fd: int, into: memoryview) -> int | None:
 
 
 def write(path: str, temp: str, data: memoryview) -> int:
-    """A new file, read-only and durable; its time of change in nanoseconds. An error leaves nothing."""
+    """A new file, read-only and durable; its age token. An error leaves nothing."""
     folder = os.path.dirname(path)
     where = temp
     try:
@@ -52,7 +66,7 @@ def write(path: str, temp: str, data: memoryview) -> int:
         try:
             write_all(fd, data)
             os.fdatasync(fd)
-            changed_ns = os.fstat(fd).st_mtime_ns
+            age = token(os.fstat(fd).st_mtime_ns)
         finally:
             os.close(fd)
         try:
@@ -63,7 +77,7 @@ def write(path: str, temp: str, data: memoryview) -> int:
             os.rename(temp, path)
         where = path
         sync_folder(folder)
-        return changed_ns
+        return age
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(where)

@@ -14,18 +14,20 @@ import itertools
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from p2pfs import errors
 from p2pfs.core.multihash import Multihash, matches, shard_of
 from p2pfs.core.wire import MAX_BLOCK
 from p2pfs.store import blockfile, layout, quarantine
-from p2pfs.store.base import Usage, check_block, check_buffer
+from p2pfs.store.base import Seen, Usage, check_block, check_buffer
 from p2pfs.store.blockfile import ABSENT
 from p2pfs.store.changes import Changes
 from p2pfs.store.files import disk_error, sync_folder
 from p2pfs.store.space import Space
 
+T = TypeVar("T")
 _NOT_THE_FILES_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -89,24 +91,31 @@ class DiskStore:
 
     def has(self, block: Multihash, renew: bool = False) -> bool:
         """See `BlockStore.has`. One system call."""
+        return self._look_at(block, blockfile.renew if renew else os.stat) is not None
+
+    def seen(self, block: Multihash) -> Seen | None:
+        """See `BlockStore.seen`. One system call. What is no file is no block."""
+        found = self._look_at(block, os.stat)
+        if found is None or not stat.S_ISREG(found.st_mode):
+            return None
+        return Seen(found.st_size, blockfile.token(found.st_mtime_ns))
+
+    def _look_at(self, block: Multihash, look: Callable[[str], T]) -> T | None:
         path, shard = self._path(block), shard_of(block)
         while True:
             mark = self._changes.mark(shard)
             try:
-                if renew:
-                    blockfile.renew(path)
-                else:
-                    os.stat(path)
+                found = look(path)
             except ABSENT:
-                return False
+                return None
             except OSError as error:
                 raise disk_error(f"cannot look at {path}", error) from error
             # A file whose folder is not synced yet is no durable block; one that a removal had looked at
             # before it was renewed is about to go. Both are changing, or were and have left their mark.
             if self._changes.is_changing(block):
-                return False
+                return None
             if self._changes.mark(shard) is mark:
-                return True
+                return found
 
     def size(self, block: Multihash) -> int:
         """See `BlockStore.size`."""
@@ -140,18 +149,20 @@ class DiskStore:
 
     def iterate(self, shard: int) -> Iterator[Multihash]:
         """See `BlockStore.iterate`."""
+        yield from (block for _, block in sorted(self._list(shard)))
+
+    def _list(self, shard: int) -> list[tuple[str, Multihash]]:
+        """(path, block) of every file in a shard's folder that has the name of a block."""
         folder = layout.SHARD_FOLDERS[shard]
         path = os.path.join(self._blocks, folder)
         try:
             names = os.listdir(path)
         except ABSENT:
-            return
+            return []
         except OSError as error:
             raise disk_error(f"cannot list {path}", error) from error
-        for name in sorted(names):
-            block = layout.parse_name(name) if name.startswith(folder) else None
-            if block is not None:
-                yield block
+        blocks = ((name, layout.parse_name(name)) for name in names if name.startswith(folder))
+        return [(f"{path}/{name}", block) for name, block in blocks if block]
 
     # --- changing ------------------------------------------------------------------------------------
 
@@ -198,8 +209,7 @@ class DiskStore:
 
     def discard(self, block: Multihash, token: int) -> bool:
         """See `BlockStore.discard`."""
-        # Where a file system keeps whole seconds only, a renewal may not show: leave it to collection.
-        return token % 1_000_000_000 != 0 and self._remove(block, token)
+        return self._remove(block, token)
 
     def delete(self, block: Multihash) -> bool:
         """See `BlockStore.delete`."""
@@ -288,23 +298,13 @@ class DiskStore:
         self._space.end_count()
 
     def _count_shard(self, shard: int) -> bool:
-        folder = layout.SHARD_FOLDERS[shard]
-        path = os.path.join(self._blocks, folder)
-        blocks = size = 0
         mark = self._changes.mark(shard)
-        try:
-            names = os.listdir(path)
-        except ABSENT:
-            names = []
-        except OSError as error:
-            raise disk_error(f"cannot list {path}", error) from error
-        for name in names:
-            if name.startswith(folder) and layout.parse_name(name):
-                found = _look(os.path.join(path, name))
-                if found and stat.S_ISREG(found.st_mode):
-                    blocks += 1
-                    size += found.st_size
-
+        blocks = size = 0
+        for path, _ in self._list(shard):
+            found = _look(path)
+            if found and stat.S_ISREG(found.st_mode):
+                blocks += 1
+                size += found.st_size
         return self._space.count_shard(
             shard, blocks, size, is_unchanged=lambda: self._changes.is_quiet_since(mark, shard)
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 from p2pfs import errors
 from p2pfs.core.multihash import Multihash, digest_of, matches, shard_of
-from p2pfs.store.base import Usage, check_block, check_buffer
+from p2pfs.store.base import Seen, Usage, check_block, check_buffer
 from p2pfs.store.layout import block_name
 
 
@@ -19,13 +20,14 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._max_size = max_size
         self._bytes = 0
-        self._age = 1_000_000
+        self._last_token = 0
         self._blocks: dict[Multihash, tuple[bytes, int]] = {}
         self._bad: list[bytes] = []
 
     def _renewed(self) -> int:
-        self._age += 1
-        return self._age
+        # The wall clock's nanoseconds, and never twice the same: a renewal shows, however fast it follows.
+        self._last_token = max(time.time_ns(), self._last_token + 1)
+        return self._last_token
 
     def has(self, block: Multihash, renew: bool = False) -> bool:
         """See `BlockStore.has`."""
@@ -34,6 +36,12 @@ class MemoryStore:
             if found and renew:
                 self._blocks[block] = found[0], self._renewed()
             return found is not None
+
+    def seen(self, block: Multihash) -> Seen | None:
+        """See `BlockStore.seen`."""
+        with self._lock:
+            found = self._blocks.get(block)
+            return Seen(len(found[0]), found[1]) if found else None
 
     def size(self, block: Multihash) -> int:
         """See `BlockStore.size`."""

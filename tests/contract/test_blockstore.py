@@ -1,7 +1,9 @@
 """The block store contract, for every implementation."""
 
 import itertools
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from hypothesis.stateful import (
 from p2pfs import errors
 from p2pfs.core.multihash import BLAKE3, SHA2_256, digest_of, multihash, shard_of
 from p2pfs.core.wire import MAX_BLOCK
-from p2pfs.store.base import BlockStore
+from p2pfs.store.base import BlockStore, Seen
 from p2pfs.store.disk import DiskStore
 from p2pfs.store.memory import MemoryStore
 
@@ -95,6 +97,7 @@ def test_absent_blocks_are_not_found(store: BlockStore) -> None:
         store.size(block)
     assert not store.has(block) and not store.has(block, renew=True)
     assert not store.delete(block) and not store.discard(block, 1)
+    assert store.seen(block) is None
 
 
 def test_put_refuses_bytes_of_another_name(store: BlockStore) -> None:
@@ -171,11 +174,76 @@ def test_discard_leaves_what_was_renewed_a_moment_later(
         assert store.has(block)
 
 
+def test_seen_tells_length_and_age(store: BlockStore) -> None:
+    before = time.time_ns()
+    block, data = named(b"seen")
+    token = store.put(block, data)
+    assert token
+    assert store.seen(block) == Seen(4, token) == store.seen(block), "looking does not renew"
+    assert before - 50_000_000 < token < time.time_ns() + 50_000_000, "apart by a tick of the kernel's clock"
+    assert store.discard(block, token)
+    assert store.seen(block) is None
+
+
+def test_discard_takes_what_seen_told_and_leaves_what_was_renewed_since(store: BlockStore) -> None:
+    for number in range(50):
+        block, data = named(b"seen %d" % number)
+        store.put(block, data)
+        assert store.has(block, renew=True)
+        seen = store.seen(block)
+        assert seen
+        assert store.has(block, renew=True)
+        again = store.seen(block)
+        assert again and again.token > seen.token
+        assert not store.discard(block, seen.token) and store.has(block)
+        assert store.discard(block, again.token) and not store.has(block)
+
+
+def round_down(folder: Path, block: bytes, changed: int) -> None:
+    """What a file system that keeps whole seconds would tell of a block that was renewed in that second."""
+    name = digest_of(block).hex()
+    os.utime(folder / "blocks" / name[:3] / name, (changed, changed))
+
+
+def test_whole_seconds_hide_a_renewal_so_a_young_block_stays(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    block, data = named(b"rounded")
+    store.put(block, data)
+    now = int(time.time())
+    round_down(tmp_path, block, now)
+    seen = store.seen(block)
+    assert seen
+    round_down(tmp_path, block, now)  # a renewal in the same second: nothing shows
+    assert not store.discard(block, seen.token) and store.has(block)
+
+
+def test_whole_seconds_do_not_stop_the_discard_of_an_older_block(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    block, data = named(b"rounded")
+    store.put(block, data)
+    now = int(time.time())
+    round_down(tmp_path, block, now - 3)
+    seen = store.seen(block)
+    assert seen
+    round_down(tmp_path, block, now)
+    assert not store.discard(block, seen.token), "it was renewed"
+    round_down(tmp_path, block, now - 3)
+    assert store.discard(block, seen.token) and not store.has(block)
+
+
+def test_what_is_no_file_is_not_seen(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    block, _ = named(b"a folder in its place")
+    name = digest_of(block).hex()
+    (tmp_path / "blocks" / name[:3] / name).mkdir(parents=True)
+    assert store.seen(block) is None
+
+
 def test_looking_does_not_renew(store: BlockStore) -> None:
     block, data = named(b"looked at")
     token = store.put(block, data)
     assert token
-    assert store.has(block) and store.read(block, BUFFER) and store.size(block)
+    assert store.has(block) and store.read(block, BUFFER) and store.size(block) and store.seen(block)
     assert store.discard(block, token)
 
 
@@ -376,6 +444,14 @@ class Model(RuleBasedStateMachine):
         else:
             with pytest.raises(errors.NotFound):
                 self.store.read(block, BUFFER)
+
+    @rule(data=DATA)
+    def seen(self, data: bytes) -> None:
+        block, _ = named(data)
+        seen = self.store.seen(block)
+        assert (seen.size if seen else None) == (len(data) if block in self.model else None)
+        if seen:
+            assert self.tokens.setdefault(block, seen.token) == seen.token
 
     @rule(data=DATA)
     def delete(self, data: bytes) -> None:
