@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from p2pfs import errors
 from p2pfs.core.cid import CID
+from p2pfs.core.hlc import stamp_of
 from p2pfs.core.member import Member
 from p2pfs.core.pins import BUCKETS, Pin, bucket_of, newer, record_digest
 from p2pfs.store import snapshot
@@ -106,12 +107,19 @@ class Catalog:
         Pins that change meanwhile move to the front: no page shows one twice, and none that stays is left
         out.
         """
+        return self._page("NOT removed", (), after, limit)
+
+    def removed_since(self, ms: int, after: Pin | None = None, limit: int = 1000) -> list[Pin]:
+        """A page of the tombstones with a time (`hlc.ms_of`) of at least `ms`, newest first; `after` as for `pins`."""
+        return self._page("removed AND stamp >= ?", (stamp_of(ms),), after, limit)
+
+    def _page(self, where: str, args: tuple[int, ...], after: Pin | None, limit: int) -> list[Pin]:
+        order = "ORDER BY stamp DESC, cid, name LIMIT ?"
         if after is None:
-            return self._select("NOT removed ORDER BY stamp DESC, cid, name LIMIT ?", limit)
+            return self._select(f"{where} {order}", *args, limit)
         return self._select(
-            "NOT removed AND stamp <= ? AND (stamp < ? OR (cid, name) > (?, ?)) "
-            "ORDER BY stamp DESC, cid, name LIMIT ?",
-            after.stamp, after.stamp, after.cid.encode(), after.name, limit,
+            f"{where} AND stamp <= ? AND (stamp < ? OR (cid, name) > (?, ?)) {order}",
+            *args, after.stamp, after.stamp, after.cid.encode(), after.name, limit,
         )
 
     def find_name(self, name: str) -> Pin | None:
@@ -128,6 +136,18 @@ class Catalog:
         """The newest live pin of a file with that plain SHA-256, in lower-case hex."""
         where = "sha256 = ? AND sha256 IS NOT NULL AND NOT removed ORDER BY stamp DESC LIMIT 1"
         return next(iter(self._select(where, digest)), None)
+
+    def find_removed(self, *, cid: CID | None = None, name: str = "", sha256: str = "") -> list[Pin]:
+        """The tombstones of a root, or of a name, or of a file's SHA-256 (lower-case hex); newest first.
+
+        A name or a SHA-256 is looked for in all tombstones: this is for the rare case that somebody wants one back.
+        """
+        order = "removed ORDER BY stamp DESC, cid, name"
+        if cid is not None:
+            return self._select(f"cid = ? AND {order}", cid.encode())
+        if sha256:
+            return self._select(f"sha256 = ? AND {order}", sha256)
+        return self._select(f"name = ? AND {order}", name) if name and _is_text(name) else []
 
     def bucket(self, number: int) -> list[Pin]:
         """All records of a bucket, tombstones among them, by CID and name."""
@@ -199,6 +219,17 @@ class Catalog:
             except (ValueError, errors.ProtocolError) as error:
                 log.warning("the kept row of member %s is left out: %s", id, error)
         return rows
+
+    def recall(self, key: str) -> str | None:
+        """What was remembered under the key."""
+        with self._errors():
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def remember(self, key: str, value: str) -> None:
+        """Keep a small text, durably, in the place of the one before. Raises NoSpace."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     # --- SQLite -------------------------------------------------------------------------------------
 

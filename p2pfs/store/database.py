@@ -24,6 +24,11 @@ CREATE INDEX pins_by_sha256 ON pins (sha256, stamp DESC) WHERE NOT removed AND s
 CREATE INDEX pins_by_bucket ON pins (bucket, digest);
 CREATE TABLE members (id TEXT PRIMARY KEY, row TEXT NOT NULL) WITHOUT ROWID;
 """
+_LATER = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tombstones_by_age ON pins (stamp DESC, cid, name) WHERE removed;
+"""
+"""Came after the first release. A version that does not know them can use the file all the same: no new SCHEMA."""
 
 
 class Damaged(Exception):
@@ -50,6 +55,7 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
         db.execute("BEGIN IMMEDIATE")
         if is_new:
             _make_tables(db)
+        _run(db, _LATER)
         db.execute("COMMIT")
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
@@ -81,10 +87,15 @@ def _refuse_foreign(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _make_tables(db: sqlite3.Connection) -> None:
-    for statement in filter(str.strip, _TABLES.split(";")):
-        db.execute(statement)
+    _run(db, _TABLES)
     db.execute(f"PRAGMA user_version = {SCHEMA}")
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _run(db: sqlite3.Connection, script: str) -> None:
+    """The statements of a script, in the transaction that is open (`executescript` would end it)."""
+    for statement in filter(str.strip, script.split(";")):
+        db.execute(statement)
 
 
 def quarantine(path: Path) -> Path:

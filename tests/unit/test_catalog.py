@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from p2pfs import errors
 from p2pfs.core.cid import CID, DAG_PB, RAW
+from p2pfs.core.hlc import stamp_of
 from p2pfs.core.member import Member
+from p2pfs.core.membership import Membership, Timing
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Pin, newer, record_digest
 from p2pfs.store.catalog import Catalog
@@ -162,6 +164,52 @@ def test_pages_are_newest_first_and_complete(catalog: Catalog) -> None:
     assert seen == wanted
 
 
+def test_pages_of_tombstones_are_newest_first_and_complete(catalog: Catalog) -> None:
+    catalog.merge([pin(number, stamp=stamp_of(number // 3), removed=number % 2 == 0) for number in range(40)])
+    seen: list[Pin] = []
+    after = None
+    while page := catalog.removed_since(4, after, 3):
+        seen += page
+        after = page[-1]
+    wanted = [record for record in everything(catalog) if record.removed and record.stamp >= stamp_of(4)]
+    assert seen == sorted(wanted, key=lambda p: (-p.stamp, p.cid.encode(), p.name))
+    assert catalog.removed_since(14) == []
+
+
+def test_tombstones_are_found_by_root_by_name_and_by_sha256(catalog: Catalog) -> None:
+    first, second = pin(1, "a", 5, removed=True), pin(2, "a", 6, removed=True)
+    catalog.merge([first, second, pin(1, "b", 7, removed=True), pin(3, "a", 8)])
+    assert catalog.find_removed(name="a") == [second, first]
+    assert [record.name for record in catalog.find_removed(cid=cid(1))] == ["b", "a"]
+    assert catalog.find_removed(sha256=f"{2:064x}") == [second]
+    assert catalog.find_removed(name="") == catalog.find_removed(name="\ud800") == []
+    assert catalog.find_removed(cid=cid(3)) == []
+
+
+def test_small_things_are_remembered(path: Path) -> None:
+    catalog = Catalog(path)
+    assert catalog.recall("a") is None
+    catalog.remember("a", "1")
+    catalog.remember("a", "2")
+    catalog.close()
+    catalog = Catalog(path)
+    assert catalog.recall("a") == "2"
+    catalog.close()
+
+
+def test_a_catalog_of_the_first_release_is_taken_over(path: Path) -> None:
+    catalog = Catalog(path)
+    catalog.merge([pin(1), pin(2, removed=True)])
+    catalog._db.execute("DROP TABLE meta")
+    catalog._db.execute("DROP INDEX tombstones_by_age")
+    catalog.close()
+    catalog = Catalog(path)
+    assert catalog.counts() == (1, 1)
+    assert not catalog.is_new
+    catalog.remember("a", "1")
+    catalog.close()
+
+
 def test_listing_and_finding_use_an_index(catalog: Catalog) -> None:
     queries: list[str] = []
     catalog._db.set_trace_callback(queries.append)
@@ -171,6 +219,10 @@ def test_listing_and_finding_use_an_index(catalog: Catalog) -> None:
     catalog.find_sha256("0")
     catalog.find_cid(cid(1))
     catalog.bucket(3)
+    catalog.removed_since(0)
+    catalog.removed_since(5, pin(1), 5)
+    catalog.find_removed(cid=cid(1))
+    catalog.recall("a")
     catalog._db.set_trace_callback(None)
     for query in (text for text in queries if text.startswith("SELECT")):
         plan = [row[3] for row in catalog._db.execute("EXPLAIN QUERY PLAN " + query)]
@@ -302,6 +354,19 @@ def test_members_come_back(path: Path) -> None:
     catalog = Catalog(path)
     assert catalog.load_members() == rows
     catalog.close()
+
+
+def test_a_restart_does_not_begin_the_time_of_a_dead_member_anew(catalog: Catalog) -> None:
+    other = Member("other", "other", ("host:1",), "dead", 5, dead_s=100)
+    me = Member("me", "me", ("host:2",), incarnation=7)
+    before = Membership(me, Timing(), random.Random(1))
+    before.merge(1000.0, [other], "")
+    before.tick(1050.0)
+    catalog.save_members(before.snapshot()[1:])
+    after = Membership(me, Timing(), random.Random(1))
+    after.merge(7.0, catalog.load_members(), "")
+    assert [row.id for row in after.owners_candidates(7.0, 151.0)] == ["me", "other"]
+    assert [row.id for row in after.owners_candidates(7.0, 150.0)] == ["me"]
 
 
 def test_a_snapshot_restores_everything(catalog: Catalog, path: Path) -> None:
