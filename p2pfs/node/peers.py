@@ -30,7 +30,9 @@ IDLE_S = 120.0
 BULK_ANSWER_S = 15.0
 """Until the first byte of an answer to HAVE, PUT, GET: the other end waits for a buffer and a disk at most."""
 AVOID_S = 5.0
-"""How long bulk work prefers other members after a connection failed or a deadline passed."""
+"""How long bulk work prefers other members after a connection failed or a deadline passed: at first, then twice as
+long each time, until a block comes through."""
+AVOID_MOST_S = 60.0
 HAVE_BATCH = 1024
 
 
@@ -119,6 +121,7 @@ class Peer:
         """Moving average of the time that a block takes."""
         self.in_flight = 0
         self.avoid_until = 0.0
+        self._avoid_s = AVOID_S
         self.last_error = ""
         self.clock_ahead_s = 0.0
         """Its wall clock minus ours, as of the last HELLO."""
@@ -149,8 +152,7 @@ class Peer:
                 self._lanes[lane].close()
                 return self._call(lane, use, wait_s)
         except (errors.Unreachable, errors.DeadlinePassed, errors.IdentityRefused) as error:
-            self.avoid_until = time.monotonic() + AVOID_S
-            self.last_error = str(error)
+            self.avoid(str(error))
             raise
 
     def _call(self, lane: str, use: Callable[[Connection], T], wait_s: float) -> T:
@@ -183,9 +185,16 @@ class Peer:
             answer = self.call("bulk", lambda it: it.request("PUT", cid, body=data, first_byte_s=BULK_ANSWER_S))
             return answer.decode("ascii", "replace")
 
+    def avoid(self, why: str) -> None:
+        """Prefer others for a while (`p2pfs-cli peers` says why), longer each time until a block comes through."""
+        if not self.is_avoided:
+            self.avoid_until = time.monotonic() + self._avoid_s
+            self._avoid_s = min(AVOID_MOST_S, 2 * self._avoid_s)
+        self.last_error = why
+
     def accuse(self, what: str) -> None:
-        """Note what the peer did wrong (`p2pfs-cli peers` names it) and avoid it for a while."""
-        self.avoid_until = time.monotonic() + 12 * AVOID_S
+        """It did something wrong, and not just late: avoid it for long."""
+        self.avoid_until = time.monotonic() + AVOID_MOST_S
         self.last_error = what
 
     @contextlib.contextmanager
@@ -196,6 +205,7 @@ class Peer:
         try:
             yield
             self.answer_s += (time.monotonic() - begin - self.answer_s) / 8
+            self._avoid_s = AVOID_S
             counter.labels("OK").inc()
         except errors.P2pfsError as error:
             counter.labels(error.token).inc()

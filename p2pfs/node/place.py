@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from p2pfs import errors, green
@@ -17,6 +18,13 @@ from p2pfs.node.peers import Peer
 from p2pfs.store.jobs import Taken
 
 log = logging.getLogger(__name__)
+
+GRACE_S = 1.0
+"""Once the quorum is durable a further copy has this long, or GRACE_TIMES what its node usually needs."""
+GRACE_TIMES = 8
+SLOW_S = 3.0
+"""Below the quorum, the next rank is tried beside a node that needs longer than this."""
+LOOK_S = 60.0
 
 
 class Copies(NamedTuple):
@@ -50,8 +58,109 @@ class _Outcome:
             self._remember(self.cid, id, token)
 
 
+@dataclass
+class _Put:
+    """A copy on its way to one node."""
+
+    begun: float
+    greenlet: green.Greenlet
+    is_slow: bool = False
+    """It is not counted on any more, but still welcome."""
+
+
+class _Filling:
+    """One block on its way to as many nodes at once as copies lack, past those that fail or hang.
+
+    Who hangs costs the block `SLOW_S`, or `GRACE_S` when it is not needed for the quorum, and is avoided from then on:
+    an avoided node is asked only for want of others, so it costs a store that much in all, not for each block.
+    """
+
+    def __init__(
+        self, cluster: Cluster, outcome: _Outcome, put_at: Callable[[str], int | None], wanted: int, quorum: int
+    ) -> None:
+        self._cluster = cluster
+        self._outcome = outcome
+        self._put_at = put_at
+        self._wanted = wanted
+        self._quorum = quorum
+        done = {*outcome.holders, *outcome.failures}
+        self._ranks = [id for id in cluster.willing(outcome.cid.shard) if id not in done]
+        self._running: dict[str, _Put] = {}
+        self._changed = green.Event()
+        self._group = green.Group("place")
+        self._quorum_at = 0.0
+        """When there were copies enough; 0: there are not yet."""
+
+    def run(self) -> None:
+        """Until there are `wanted` copies, or nobody is left to ask and to wait for."""
+        holders = self._outcome.holders
+        try:
+            while len(holders) < self._wanted:
+                if not self._quorum_at and len(holders) >= self._quorum:
+                    self._quorum_at = time.monotonic()
+                while (id := self._next()) is not None:
+                    self._start(id)
+                if not self._running:
+                    return
+                nearest = min(self._due(id, put) for id, put in self._running.items())
+                self._changed.wait(min(LOOK_S, max(0.0, nearest - time.monotonic())))
+                self._changed.clear()
+                self._judge()
+        finally:
+            # Nobody may read the buffer any more when this returns, however it does.
+            self._group.close()
+
+    def _next(self) -> str | None:
+        """The next rank to ask now, if any. Beyond the quorum none that is avoided: the audit makes that copy."""
+        hoped = len(self._outcome.holders) + sum(not put.is_slow for put in self._running.values())
+        if hoped >= self._wanted:
+            return None
+        for id in self._ranks:
+            peer = self._cluster.peers.known(id)
+            if peer is None or not peer.is_avoided:
+                return id
+        return self._ranks[0] if self._ranks and hoped < self._quorum else None
+
+    def _start(self, id: str) -> None:
+        self._ranks.remove(id)
+        name = f"put-{self._outcome.cid}"
+        self._running[id] = _Put(time.monotonic(), self._group.spawn(name, self._put, id))
+
+    def _put(self, id: str) -> None:
+        try:
+            self._outcome.note(id, self._put_at(id))
+        except errors.P2pfsError as error:
+            self._outcome.failures[id] = error
+        finally:
+            self._running.pop(id, None)
+            self._changed.set()
+
+    def _due(self, id: str, put: _Put) -> float:
+        """When to lose patience, on the monotonic clock."""
+        if id == self._cluster.id:
+            return float("inf")  # a native job cannot be ended, and holds the buffer until it is done
+        if self._quorum_at:
+            usual_s = self._cluster.peer(id).answer_s
+            return max(put.begun, self._quorum_at) + max(GRACE_S, GRACE_TIMES * usual_s)
+        return float("inf") if put.is_slow else put.begun + SLOW_S
+
+    def _judge(self) -> None:
+        """Give up those that are not needed, and ask for another beside those that are."""
+        now = time.monotonic()
+        for id, put in list(self._running.items()):
+            if id not in self._running or now < self._due(id, put):
+                continue  # done meanwhile, or in time
+            error = errors.DeadlinePassed(f"did not take a block within {now - put.begun:.1f} s")
+            if self._quorum_at:
+                put.greenlet.kill()
+                self._running.pop(id, None)
+                self._outcome.failures[id] = error
+            put.is_slow = True
+            self._cluster.peer(id).avoid(str(error))
+
+
 class Placer:
-    """Puts blocks. `wanted` copies are tried for on every rank that lives; fewer than `quorum` is an error."""
+    """Puts blocks. `wanted` copies are tried for, fewer than `quorum` are an error."""
 
     def __init__(self, local: LocalStore, cluster: Cluster) -> None:
         self._local = local
@@ -66,10 +175,10 @@ class Placer:
         self, cid: CID, data: memoryview, wanted: int, quorum: int, remember: Remember,
         taken: Taken | None = None,
     ) -> Copies:
-        """Make a block durable on `wanted` nodes, in rank order, those that fail replaced by the next.
+        """Make a block durable on `wanted` nodes, in rank order, those that fail or hang replaced by the next.
 
-        `taken` tells what this node's own disk did with it already. Raises TooFewNodes, or NoSpace when it was room
-        that lacked.
+        With `quorum` copies the rest gets a short grace only (decision 018). `taken` tells what this node's own disk
+        did with it already. Raises TooFewNodes, or NoSpace when it was room that lacked.
         """
         me = self._cluster.id
         outcome = _Outcome(cid, remember)
@@ -77,10 +186,7 @@ class Placer:
             outcome.note(me, taken.token)
         elif taken is not None and taken.refusal is not None:
             outcome.failures[me] = taken.refusal
-        if len(outcome.holders) < wanted:
-            done = {*outcome.holders, *outcome.failures}
-            ranks = (id for id in self._cluster.willing(cid.shard) if id not in done)
-            self._fill(outcome, data, wanted, ranks)
+        _Filling(self._cluster, outcome, lambda id: self._put_at(id, cid, data), wanted, quorum).run()
         if len(outcome.holders) < quorum:
             raise self._too_few(quorum, outcome)
         return Copies(tuple(outcome.holders), outcome.is_new)
@@ -88,28 +194,6 @@ class Placer:
     def put_everywhere(self, cid: CID, data: memoryview, quorum: int, remember: Remember) -> Copies:
         """Put a branch on every member that lives: each can then walk every root by itself."""
         return self.put(cid, data, self._cluster.size, quorum, remember)
-
-    def _fill(self, outcome: _Outcome, data: memoryview, wanted: int, ranks: Iterator[str]) -> None:
-        """Try ranks, as many at once as copies lack, until there are enough or no rank is left."""
-        def put_at(id: str) -> None:
-            try:
-                outcome.note(id, self._put_at(id, outcome.cid, data))
-            except errors.P2pfsError as error:
-                outcome.failures[id] = error
-
-        while len(outcome.holders) < wanted:
-            wave = list(itertools.islice(ranks, wanted - len(outcome.holders)))
-            if not wave:
-                return
-            others = green.Group("place")
-            try:
-                for id in wave[1:]:
-                    others.spawn(f"put-{outcome.cid}", put_at, id)
-                put_at(wave[0])
-                others.join()
-            finally:
-                # Nobody may read the buffer any more when this returns, however it does.
-                others.close()
 
     def _put_at(self, id: str, cid: CID, data: memoryview) -> int | None:
         if id == self._cluster.id:
