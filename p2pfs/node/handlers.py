@@ -32,6 +32,7 @@ HANDLERS: dict[str, Handler] = {
     "STAT": user_verbs.stat,
     "EXPLAIN": user_verbs.explain,
     "UNPIN": user_verbs.unpin,
+    "RESTORE": user_verbs.restore,
     "IMPORT": storing.import_car,
     "EXPORT": user_verbs.export,
     "PEERS": user_verbs.peers,

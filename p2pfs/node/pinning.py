@@ -22,6 +22,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PUSH_S = 10.0
+COMPARE_S = 60.0
+"""One comparison, of a bucket after the other; what a new member lacks goes in several."""
 BATCH = 250
 """Records of one PIN message: of 3.7 KiB at most each (a name of 1024 bytes, escaped in JSON), it stays under 1 MiB."""
 SNAPSHOT_S = 30.0
@@ -48,6 +50,8 @@ class Pinning:
         self._is_changed = True
         self._soon: set[str] = set()
         self._wake = green.Event()
+        self.on_change: Callable[[list[Pin]], None] | None = None
+        """Called on the hub with the records that a merge changed; must not block."""
 
     def start(self) -> None:
         """Begin to compare with others, and to write the text snapshot."""
@@ -86,6 +90,8 @@ class Pinning:
         if changed:
             self._is_changed = True
             metrics.PINS.set(self.run(self.catalog.counts).live)
+            if self.on_change:
+                self.on_change(changed)
         return changed
 
     def publish(self, records: list[Pin]) -> list[str]:
@@ -127,12 +133,34 @@ class Pinning:
                     log.warning("cannot compare catalogs with %s: %s", peer.member.name, error)
         return 0.0
 
+    def compare_all(self) -> list[str]:
+        """Compare with every member now; names of those with whom that failed, those that are away among them.
+
+        Takes a little more than COMPARE_S at most.
+        """
+        peers = self._cluster.live_peers()
+        levelled: set[str] = set()
+
+        def level(peer: Peer) -> None:
+            try:
+                self.compare(peer)
+                levelled.add(peer.member.id)
+            except errors.P2pfsError as error:
+                log.warning("cannot compare catalogs with %s: %s", peer.member.name, error)
+
+        green.wait([self._group.spawn(f"compare-{peer.member.name}", level, peer) for peer in peers], 2 * COMPARE_S)
+        others = [member for member in self._cluster.members() if member.id != self._cluster.id]
+        return [member.name for member in others if member.id not in levelled]
+
     def compare(self, peer: Peer) -> None:
         """Take over what a peer has and we lack, give it what it lacks. Raises P2pfsError."""
+        end = time.monotonic() + COMPARE_S
         answer = peer.call("catalog", lambda connection: connection.request("DIGESTS"))
         theirs = parse_digests(answer)
         ours = self.run(self.catalog.bucket_digests)
         for number in range(pins.BUCKETS):
+            if time.monotonic() > end:
+                raise errors.DeadlinePassed(f"levelling bucket {number} of {pins.BUCKETS} after {COMPARE_S:g} s")
             if theirs[number] != ours[number]:
                 self._level(peer, number)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from p2pfs import errors, green, metrics
 from p2pfs.core import dag, wire
+from p2pfs.core.cid import CID
+from p2pfs.core.pins import Pin
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
 from p2pfs.node import census
@@ -127,6 +129,39 @@ def unpin(services: Services, session: Session, line: Line) -> None:
         pin._replace(removed=True, stamp=services.pinning.stamp(), origin=services.cluster.id) for pin in removed
     ])
     session.reply(wire.dump_json({"removed": [{"cid": str(pin.cid), "name": pin.name} for pin in removed]}))
+
+
+def restore(services: Services, session: Session, line: Line) -> None:
+    """RESTORE: pins again what UNPIN removed last under a name or SHA-256, or every removed pin of a CID."""
+    records = _last_known(services, line.args[0])
+    for root in {pin.cid for pin in records}:
+        services.reader.require_whole(root)
+    services.pinning.publish([
+        pin._replace(removed=False, stamp=services.pinning.stamp(), origin=services.cluster.id)
+        for pin in records if pin.removed
+    ])
+    session.reply(wire.dump_json({"restored": [{"cid": str(pin.cid), "name": pin.name} for pin in records]}))
+
+
+def _last_known(services: Services, ref: str) -> list[Pin]:
+    """The pins that UNPIN of the REF removed last; live ones, where they are restored already."""
+    pinning, catalog = services.pinning, services.pinning.catalog
+    if ref.startswith("sha256:"):
+        digest = ref.removeprefix("sha256:").lower()
+        live, removed = pinning.run(catalog.find_sha256, digest), pinning.run(catalog.find_removed, sha256=digest)
+    else:
+        live, removed = pinning.run(catalog.find_name, ref), pinning.run(catalog.find_removed, name=ref)
+    last = max([*removed[:1], *([live] if live else [])], key=lambda pin: pin.stamp, default=None)
+    if last is not None:
+        return [last]
+    try:
+        cid = CID.parse(ref.removeprefix("ipfs://").removeprefix("/ipfs/"))
+    except errors.BadCid:
+        raise errors.NotFound(f"{ref!r}: no removed pin is called so; give its name, CID or sha256:HEX") from None
+    records = pinning.run(catalog.find_removed, cid=cid) or pinning.run(catalog.find_cid, cid)
+    if not records:
+        raise errors.NotFound(f"{cid} was not pinned, or it is forgotten that it was removed")
+    return records
 
 
 def export(services: Services, session: Session, line: Line) -> None:
