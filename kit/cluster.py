@@ -65,6 +65,10 @@ class Node:
         }
         self.environment: dict[str, str] = {}
         """More environment variables for the process."""
+        self.prefix: list[str] = []
+        """A command that runs the node's as its own process: `ip netns exec NAME`."""
+        self.config = CONFIG
+        """The configuration file; `options` come on top, and stay what they are over a SIGHUP."""
         self.process: subprocess.Popen[bytes] | None = None
         self.ready_s = 0.0
         """Seconds from the start of the process to its READY."""
@@ -81,7 +85,7 @@ class Node:
             environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PFS_")}
             environment.update(self.environment)
             self.process = subprocess.Popen(
-                [sys.executable, str(NODE), "-c", str(CONFIG), *overrides],
+                [*self.prefix, sys.executable, str(NODE), "-c", str(self.config), *overrides],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 env={**environment, "NOTIFY_SOCKET": str(notify)} if wait else environment,
             )
