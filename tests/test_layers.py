@@ -36,7 +36,7 @@ LAYERS = {
     "config": Layer({"errors", "units", "config"}, "config is a leaf: it may only raise our errors"),
     "logs": Layer({"errors"}, "logs serves the tops and knows nothing of a node"),
     "systemd": Layer({"errors"}, "systemd serves the daemon and knows nothing of a node"),
-    "core": Layer({"errors", "core"}, "core is pure: values in, values out, so that a simulator can run it"),
+    "core": Layer({"errors", "units", "core"}, "core is pure: values in, values out, so that a simulator can run it"),
     "store": Layer(LEAVES | {"core", "store"}, "store is blocking disk code: it knows neither net nor node nor green"),
     "net": Layer(LEAVES | {"core", "net"}, "net is blocking socket code: it knows neither store nor node nor green"),
     "green": Layer({"errors", "metrics"}, "green is the seam to gevent and knows nothing of what runs on it"),
