@@ -19,6 +19,8 @@ class LocalStore:
 
     def __init__(self, store: BlockStore, threads: int) -> None:
         self.store = store
+        self.on_corrupt: Callable[[Multihash], None] | None = None
+        """Called on the hub, without waiting for anything, when a read found a bad copy: to have it fetched again."""
         self._disk = green.NativePool("disk", threads)
 
     def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -31,6 +33,8 @@ class LocalStore:
             return self._disk.run(self.store.read, block, into)
         except errors.Corrupt:
             metrics.BLOCKS_CORRUPT.inc()
+            if self.on_corrupt is not None:
+                self.on_corrupt(block)
             raise
 
     def put(self, block: Multihash, data: memoryview, is_verified: bool = False) -> int | None:
