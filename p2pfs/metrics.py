@@ -25,11 +25,16 @@ BLOCKS_SENT = _counter("blocks_sent", "Blocks put to other nodes", "outcome")
 BLOCKS_FETCHED = _counter("blocks_fetched", "Blocks got from other nodes", "outcome")
 BLOCKS_CORRUPT = _counter("blocks_corrupt", "Blocks whose bytes did not match their name, on this disk or from a peer")
 HEDGES = _counter("hedges", "Second holders asked because the first was slow or failed")
+BLOCKS_SCRUBBED = _counter("scrubbed_blocks", "Blocks on this disk that the scrub read and found good")
+BYTES_SCRUBBED = _counter("scrubbed_bytes", "Bytes of blocks that the scrub read and found good")
 MEMBERS = _gauge("members", "Members that this node knows, by state", "state")
 PINS = _gauge("pins", "Pins in the catalog, tombstones left out")
 STORED_BYTES = _gauge("stored_bytes", "Bytes of blocks on this node's disk")
 FREE_BYTES = _gauge("free_bytes", "Bytes that may still be stored: by the disk, max_size and reserve_free")
 QUARANTINED = _gauge("quarantined_blocks", "Files in the quarantine folder")
+SCRUB_OLDEST = _gauge(
+    "scrub_oldest_seconds", "No block on this disk was verified longer ago than this; +Inf: unknown"
+)
 
 
 def render() -> bytes:
