@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -161,4 +162,6 @@ def refresh_gauges(services: Services) -> None:
     usage = services.local.usage()
     metrics.STORED_BYTES.set(usage.bytes)
     metrics.FREE_BYTES.set(services.local.run(services.local.store.free_bytes))
+    oldest_s = services.scrub.oldest_s()
+    metrics.SCRUB_OLDEST.set(math.inf if oldest_s is None else oldest_s)
     metrics.QUARANTINED.set(services.local.run(services.local.store.quarantined))

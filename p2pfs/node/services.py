@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pfs.config import Config
+from p2pfs.node.audit import Audit
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.fetch import Fetcher
@@ -14,6 +15,7 @@ from p2pfs.node.peers import Caller
 from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
 from p2pfs.node.reading import Reader
+from p2pfs.node.scrub import Scrub
 
 
 @dataclass
@@ -36,3 +38,5 @@ class Services:
     fetcher: Fetcher
     placer: Placer
     reader: Reader
+    audit: Audit
+    scrub: Scrub
