@@ -24,7 +24,6 @@ HANDLERS: dict[str, Handler] = {
     "PIN": member_verbs.pin,
     "DIGESTS": member_verbs.digests,
     "BUCKET": member_verbs.bucket,
-    "HEALTH": upkeep_verbs.health,
     "STORE": storing.store,
     "READ": user_verbs.read,
     "FETCH": user_verbs.fetch,
@@ -40,10 +39,6 @@ HANDLERS: dict[str, Handler] = {
     "PEERS": user_verbs.peers,
     "STATUS": user_verbs.status,
     "METRICS": user_verbs.metrics_text,
-    "AUDIT": upkeep_verbs.audit,
-    "GC": upkeep_verbs.gc,
-    "DRAIN": upkeep_verbs.drain,
-    "FORGET": upkeep_verbs.forget,
 }
 
 
