@@ -1,9 +1,10 @@
 """What the audit decides about each block: pure, so that a simulator can run it with any views and interleavings.
 
-The audit compares what the catalog wants with what is on this disk. Every node decides for itself, by its own view of the
-membership, which may be outdated. That is safe because nothing here removes a block: `GIVE_UP` and `COLLECT` only name
-candidates. A surplus block goes when all its owners say that they hold it, asked after its age token was read. The
-question renews their copies, so of two nodes that each take the other for the owner at most one can drop its own.
+The audit compares what the catalog wants with what is on this disk. Every node decides for itself, by its own view of
+the membership, which may be outdated. That is safe because nothing here removes a block: `GIVE_UP` and `COLLECT` only
+name candidates. A surplus block goes when all its owners say that they hold it, asked after its age token was read.
+The question renews their copies, so of nodes that each take another for the owner one keeps its own: if all dropped
+theirs, each would have asked before the next one read its token, all around the circle.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class Health(NamedTuple):
     """How the cluster is."""
 
     verdict: str
-    """`lost`: some blocks are nowhere. `at-risk`: some have one copy that can be reached, or none. `degraded`: fewer than
-    wanted, or somebody is away. `healthy`: none of these."""
+    """`lost`: some blocks are nowhere. `at-risk`: some have one copy that can be reached, or none. `degraded`: some
+    have fewer than wanted, or somebody is away. `healthy`: none of these."""
     reasons: tuple[str, ...]
     """For the operator, the gravest first: what is wrong, how much of it, until when, what to do."""
     left_bytes: int
@@ -127,14 +127,14 @@ def _time_to_go_s(
 
 def _of_blocks(sums: Figures, away: Sequence[Away]) -> Iterable[str]:
     if sums.lost_blocks:
-        yield f"{_amount(sums.lost_blocks, sums.lost_bytes)} on no member; store the files again that have them"
+        yield f"{_are(sums.lost_blocks, sums.lost_bytes)} on no member; store the files again that have them"
     if sums.silent_blocks:
         who = ", ".join(sorted(one.name for one in away)) or "who does not answer"
-        yield f"{_amount(sums.silent_blocks, sums.silent_bytes)} on no member that answers; bring back {who}"
+        yield f"{_are(sums.silent_blocks, sums.silent_bytes)} on no member that answers; bring back {who}"
     if sums.single_blocks:
-        yield f"{_amount(sums.single_blocks, sums.single_bytes, 'one copy left')}"
+        yield f"{_have(sums.single_blocks, sums.single_bytes)} one copy left"
     if sums.below_blocks:
-        yield f"{_amount(sums.below_blocks, sums.below_bytes, 'fewer copies than wanted')}"
+        yield f"{_have(sums.below_blocks, sums.below_bytes)} fewer copies than wanted"
 
 
 def _of_members(away: Sequence[Away], silent: Sequence[str]) -> Iterable[str]:
@@ -164,8 +164,9 @@ def _quantity(blocks: int, size: int) -> str:
     return f"{blocks:,} block{'' if blocks == 1 else 's'} ({format_size(size)})"
 
 
-def _amount(blocks: int, size: int, state: str = "") -> str:
-    """How many blocks, and the beginning of what is said of them."""
-    if state:
-        return f"{_quantity(blocks, size)} {'has' if blocks == 1 else 'have'} {state}"
+def _are(blocks: int, size: int) -> str:
     return f"{_quantity(blocks, size)} {'is' if blocks == 1 else 'are'}"
+
+
+def _have(blocks: int, size: int) -> str:
+    return f"{_quantity(blocks, size)} {'has' if blocks == 1 else 'have'}"

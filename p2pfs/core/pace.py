@@ -15,7 +15,7 @@ class Pace:
     """
 
     def __init__(self, rate: int, burst: int) -> None:
-        """`rate` in bytes a second, at least 1; `burst` in bytes, what needs no wait after a rest. Raises ValueError."""
+        """`rate` in bytes a second, at least 1; `burst` in bytes, what goes at once after a rest. Raises ValueError."""
         if burst < 0:
             raise ValueError(f"a burst of {burst} bytes")
         self._rate = _checked(rate)
