@@ -258,6 +258,13 @@ def walk(load: Load, root: CID, root_bytes: int = 0) -> Iterator[Visit]:
 # --- one block ---------------------------------------------------------------------------------------
 
 
+def children(cid: CID, block: Buffer) -> list[tuple[CID, int]]:
+    """What a branch links to, with the size that each link claims: bytes, in a leaf's case."""
+    if cid.codec != DAG_PB:
+        raise errors.Malformed(f"{cid} is {codec_name(cid.codec)}; only raw and dag-pb blocks can be walked")
+    return [(_child(cid, hash), tsize) for hash, _, tsize in _links(cid, block)]
+
+
 def _load(load: Load, cid: CID) -> bytes:
     if cid.codec != DAG_PB:
         raise errors.Malformed(f"{cid} is {codec_name(cid.codec)}; only raw and dag-pb blocks can be walked")

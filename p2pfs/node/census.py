@@ -11,11 +11,15 @@ from typing import Any
 from p2pfs import metrics
 from p2pfs.core.cid import CID
 from p2pfs.core.dag import Visit
+from p2pfs.node.health import overview
 from p2pfs.node.services import Services
+from p2pfs.units import format_size
 from p2pfs.version import VERSION
 
 EXPLAIN_AT_ONCE = 512
 CLOCK_WARN_S = 60.0
+LOW_SHARE = 0.1
+"""A node with less than this part of its room left is nearly full."""
 
 
 class Summary:
@@ -108,22 +112,24 @@ def status(services: Services) -> dict[str, Any]:
     """Health of node and cluster as this node sees it; docs/OPERATIONS.md explains each field."""
     cluster, config = services.cluster, services.config
     members = cluster.members()
-    wanted = cluster.limited(config.cluster.replicas)
     usage = services.local.usage()
     free = services.local.run(services.local.store.free_bytes)
     counts = services.pinning.run(services.pinning.catalog.counts)
-    verdict, reasons = _verdict(services, wanted)
+    found = overview(services)
     return {
-        "verdict": verdict, "reasons": reasons,
+        "verdict": found.health.verdict, "reasons": [*found.health.reasons, *_remarks(services, free)],
+        "left_bytes": found.health.left_bytes, "time_to_go_s": found.health.time_to_go_s,
+        "health": found.figures.to_wire(), "lost_pins": [lost._asdict() for lost in found.lost],
         "node": services.caller.name, "id": cluster.id, "version": VERSION,
         "address": ",".join(cluster.membership.me.addresses),
-        "uptime_s": round(time.time() - services.started, 1),
+        "uptime_s": round(time.time() - services.started, 1), "is_draining": cluster.membership.me.drains,
         "members": {state: sum(m.state == state for m in members) for state in sorted({m.state for m in members})},
-        "replicas": config.cluster.replicas, "replicas_possible": wanted,
+        "replicas": config.cluster.replicas, "replicas_possible": cluster.limited(config.cluster.replicas),
         "write_quorum": cluster.limited(config.cluster.write_quorum),
         "pins": counts.live, "tombstones": counts.removed,
         "blocks": usage.blocks, "stored_bytes": usage.bytes, "is_counted": usage.is_exact, "free_bytes": free,
         "quarantined": services.local.run(services.local.store.quarantined),
+        "audit": services.audit.state(), "scrub": services.scrub.progress(),
         "buffers_in_use": sum(
             pool.in_use for pool in (services.own_buffers, services.serve_buffers, services.paced_buffers)
         ),
@@ -131,25 +137,24 @@ def status(services: Services) -> dict[str, Any]:
     }
 
 
-def _verdict(services: Services, wanted: int) -> tuple[str, list[str]]:
-    """Which of the four words holds, and why. Until audits exist it rests on who is away, and says so."""
-    cluster, replicas = services.cluster, services.config.cluster.replicas
-    away = cluster.absent()
-    reasons = []
-    if wanted < replicas:
-        reasons.append(f"{replicas} copies are wanted, the members there are can hold {wanted}")
-    reasons += [
+def _remarks(services: Services, free: int) -> list[str]:
+    """What will become a trouble, and is none for the data yet."""
+    remarks = [
         f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP"
-        for peer in cluster.live_peers() if abs(peer.clock_ahead_s) > CLOCK_WARN_S
+        for peer in services.cluster.live_peers() if abs(peer.clock_ahead_s) > CLOCK_WARN_S
     ]
-    verdict = "healthy"
-    if away:
-        names = ", ".join(member.name for member in away)
-        before = min(replicas, cluster.size)
-        left = max(0, before - len(away))
-        verdict = "degraded" if left > 1 else "at-risk"
-        reasons.insert(0, f"away: {names}; blocks that they held have {left} or more of {before} copies left")
-    return verdict, reasons
+    for member in services.cluster.members():
+        is_self = member.id == services.cluster.id
+        left, used = (free, services.local.usage().bytes) if is_self else (member.free_bytes, member.used_bytes)
+        if member.is_reachable and (left or used) and left < LOW_SHARE * (left + used):
+            remarks.append(
+                f"{member.name} is nearly full: {format_size(left)} are left; add a node, remove something, or raise "
+                "its limits"
+            )
+    held_up = services.audit.report.held_up
+    if held_up and services.audit.report.waiting.blocks:
+        remarks.append(f"nothing is collected on {services.caller.name}: {held_up}")
+    return remarks
 
 
 def _resident_bytes() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from p2pfs import errors, metrics
 from p2pfs.core.member import STATES, Member
@@ -23,6 +23,8 @@ class Cluster:
         self._placement: Placement | None = None
         self._ranks: dict[int, tuple[str, ...]] = {}
         self._basis: tuple[tuple[Candidate, ...], tuple[str, ...]] = ((), ())
+        self.on_change: Callable[[], None] | None = None
+        """Called when other members may own shards than before, or can be reached."""
 
     def changed(self) -> None:
         """Forget what was derived from the table, where it differs now."""
@@ -32,6 +34,8 @@ class Cluster:
             self._basis = (candidates, reachable)
             self._placement = Placement(candidates)
             self._ranks = {}
+            if self.on_change:
+                self.on_change()
         counts = dict.fromkeys(STATES, 0)
         for member in self.members():
             counts[member.state] += 1

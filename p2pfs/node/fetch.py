@@ -57,6 +57,10 @@ class Fetcher:
             self._keep(cid, view[:length])
             return length
 
+    def from_others(self, cid: CID, view: memoryview) -> int:
+        """As `block`, without a look at this disk."""
+        return self._from_peers(cid, view, was_here=False)
+
     def branch(self, cid: CID) -> bytes:
         """A branch, from a small cache or as `block`. One that came from a peer is kept on this disk."""
         cached = self._branches.get(cid.multihash)

@@ -77,6 +77,19 @@ class Gossip:
         membership = self.cluster.membership
         return wire.dump_json(news_to_wire(membership.me, membership.snapshot()[1:]))
 
+    def forget(self, id: str) -> None:
+        """Strike a dead member; the others hear of it with the next probes. Raises NotFound, Refused."""
+        self._report([self.cluster.membership.forget(time.monotonic(), id)])
+
+    def leave(self) -> None:
+        """Tell everybody that this node goes for good: it has given away all that it held."""
+        self.cluster.membership.leave()
+        group = green.Group("leave")
+        for peer in self.cluster.live_peers():
+            group.spawn(peer.member.name, self._exchange, peer.member)
+        group.join(MESSAGE_S)
+        group.close()
+
     def _report(self, changes: list[Change]) -> None:
         if not changes:
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node import member_verbs, scrub_verb, storing, user_verbs
+from p2pfs.node import member_verbs, scrub_verb, storing, upkeep_verbs, user_verbs
 from p2pfs.node.services import Services
 
 Handler = Callable[[Services, Session, Line], None]
@@ -24,6 +24,7 @@ HANDLERS: dict[str, Handler] = {
     "PIN": member_verbs.pin,
     "DIGESTS": member_verbs.digests,
     "BUCKET": member_verbs.bucket,
+    "HEALTH": upkeep_verbs.health,
     "STORE": storing.store,
     "READ": user_verbs.read,
     "FETCH": user_verbs.fetch,
@@ -39,6 +40,10 @@ HANDLERS: dict[str, Handler] = {
     "PEERS": user_verbs.peers,
     "STATUS": user_verbs.status,
     "METRICS": user_verbs.metrics_text,
+    "AUDIT": upkeep_verbs.audit,
+    "GC": upkeep_verbs.gc,
+    "DRAIN": upkeep_verbs.drain,
+    "FORGET": upkeep_verbs.forget,
 }
 
 

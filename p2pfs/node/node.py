@@ -13,6 +13,7 @@ from p2pfs.core.member import Member
 from p2pfs.core.membership import Change, Membership, Timing
 from p2pfs.net.server import Server
 from p2pfs.node import handlers
+from p2pfs.node.audit import Audit
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.fetch import Fetcher
@@ -25,6 +26,7 @@ from p2pfs.node.place import Placer
 from p2pfs.node.reading import Reader
 from p2pfs.node.scrub import Scrub
 from p2pfs.node.services import Services
+from p2pfs.node.upkeep_verbs import DRAINING
 from p2pfs.store.catalog import Catalog
 from p2pfs.store.disk import DiskStore
 from p2pfs.store.files import lock_data_dir, prepare_data_dir
@@ -68,6 +70,8 @@ class Node:
             version=VERSION,
         )
         membership = Membership(me, self._timing(), random.Random())
+        if catalog.recall(DRAINING) == "yes":
+            membership.drain()
         cluster = Cluster(membership, peers, self.config.repair.out_after)
         self.services = self._assemble(started, caller, local, catalog, cluster)
         membership.merge(time.monotonic(), [row for row in catalog.load_members() if row.id != me.id], "")
@@ -116,11 +120,13 @@ class Node:
         paced = BufferPool("paced", config.node.buffers // 4)
         pinning = Pinning(catalog, cluster, self._data_dir / "catalog.jsonl", config.repair.sync_interval)
         fetcher = Fetcher(local, cluster, own, lambda: self.config.cluster.replicas)
+        placer = Placer(local, cluster)
         return Services(
             config=config, caller=caller, started=started, local=local, own_buffers=own,
             serve_buffers=BufferPool("serve", config.node.buffers // 4), paced_buffers=paced, cluster=cluster,
             gossip=Gossip(cluster, config.cluster.seeds, self._changed, self._clash),
-            pinning=pinning, fetcher=fetcher, placer=Placer(local, cluster), reader=Reader(local, fetcher, own, paced),
+            pinning=pinning, fetcher=fetcher, placer=placer, reader=Reader(local, fetcher, own, paced),
+            audit=Audit(local, cluster, fetcher, placer, pinning, lambda: self.config),
             scrub=Scrub(local, self._data_dir, lambda: self.config),
         )
 
@@ -129,6 +135,7 @@ class Node:
         self._server.start(handlers.bind(services))
         services.gossip.start()
         services.pinning.start()
+        services.audit.start()
         services.scrub.start()
         self._group.loop("recount", self._recount)
         self._group.loop("space", self._report_space)
@@ -197,6 +204,11 @@ class Node:
         """Take no new connection or request; give what runs some time to end."""
         self._server.drain(grace_s)
 
+    def _leave(self) -> None:
+        """A node that was drained goes for good: nobody has to strike it."""
+        if self.services.audit.is_drained:
+            self.services.gossip.leave()
+
     def stop(self) -> None:
         """Close everything. What was acknowledged is on disk already; nothing has to be saved for safety.
 
@@ -204,9 +216,9 @@ class Node:
         """
         services = self.services
         steps: list[Callable[[], object]] = [
-            self._server.close, self._connections.close, services.gossip.stop, self._save_members,
-            services.pinning.stop, services.scrub.stop, services.reader.close, services.fetcher.close,
-            services.cluster.peers.close, self._group.close,
+            self._server.close, self._connections.close, services.audit.stop, services.scrub.stop, self._leave,
+            services.gossip.stop, self._save_members, services.pinning.stop, services.reader.close,
+            services.fetcher.close, services.cluster.peers.close, self._group.close,
             lambda: services.local.run(services.local.store.close), services.local.close, self._lock.close,
         ]
         for step in steps:

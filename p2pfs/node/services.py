@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pfs.config import Config
+from p2pfs.node.audit import Audit
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.fetch import Fetcher
@@ -37,4 +38,5 @@ class Services:
     fetcher: Fetcher
     placer: Placer
     reader: Reader
+    audit: Audit
     scrub: Scrub

@@ -1,0 +1,108 @@
+"""Collection: dropping blocks that no pin wants, and every reason not to.
+
+A block goes when it was not put or renewed for `gc_grace`, a walk of all pins did not come by it, and neither did a
+second look, after the catalog was compared with every member. Why that is safe: docs/decisions/019.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable
+
+from p2pfs import metrics
+from p2pfs.core.multihash import Multihash
+from p2pfs.node.backlog import Amount, part_of
+from p2pfs.node.cluster import Cluster
+from p2pfs.node.local import LocalStore
+from p2pfs.node.pinning import Pinning
+from p2pfs.store.base import Seen
+from p2pfs.store.inventory import Inventory
+
+CLOCK_S = 60.0
+"""A member whose clock is further off holds up collection: ages cannot be trusted."""
+ANEW = "anew"
+"""Key in the catalog's notes: it was begun anew beside blocks that were there already, and knows not what they are."""
+
+Unwanted = list[tuple[Multihash, Seen]]
+
+
+class AgeClock:
+    """Wall-clock time to tell ages by, that neither a step forward nor one back makes blocks look old."""
+
+    def __init__(self) -> None:
+        self._wall_s = time.time()
+        self._steady_s = time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since 1970: what the wall says, or, if it was set forward since the start, would have said."""
+        return min(time.time(), self._wall_s + time.monotonic() - self._steady_s)
+
+
+class Collection:
+    """One round over what a pass found unwanted."""
+
+    def __init__(self, local: LocalStore, cluster: Cluster, pinning: Pinning) -> None:
+        self._local = local
+        self._cluster = cluster
+        self._pinning = pinning
+        self._clock = AgeClock()
+
+    def now(self) -> float:
+        """The time that ages are told by."""
+        return self._clock.now()
+
+    def split(self, unwanted: Unwanted, grace_s: float) -> tuple[Unwanted, Unwanted]:
+        """Those that are old enough, and those that have to wait."""
+        oldest_ns = (self.now() - grace_s) * 1e9
+        old = [row for row in unwanted if row[1].token <= oldest_ns]
+        young = [row for row in unwanted if row[1].token > oldest_ns]
+        return old, young
+
+    def obstacle(self) -> str:
+        """Why nothing may be collected now; empty when it may."""
+        cluster = self._cluster
+        if away := cluster.absent():
+            names = ", ".join(member.name for member in away)
+            return f"{names}: away, and may know pins that are not known here; bring it back, or strike it (forget)"
+        for peer in cluster.live_peers():
+            if abs(peer.clock_ahead_s) > CLOCK_S:
+                return f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP"
+        if self._pinning.run(self._pinning.catalog.recall, ANEW) == "yes" and not cluster.live_peers():
+            return (
+                "the catalog was begun anew while there were blocks already: put catalog.jsonl back and restart the "
+                "node, or let it meet a member that knows the pins"
+            )
+        return ""
+
+    def meet_all(self) -> str:
+        """Compare catalogs with every member; why that was not possible, empty when it was."""
+        if missed := self._pinning.compare_all():
+            return f"the catalog could not be compared with {', '.join(missed)}"
+        if self._cluster.live_peers():
+            self._pinning.run(self._pinning.catalog.remember, ANEW, "no")
+        return ""
+
+    def drop(self, old: Unwanted, inventory: Inventory, is_dry: bool) -> Amount:
+        """Look again, and drop what is still not in the inventory and was not renewed. How much that is."""
+        parts: dict[int, Unwanted] = collections.defaultdict(list)
+        for block, seen in old:
+            parts[part_of(block)].append((block, seen))
+        total = Amount()
+        for part, rows in parts.items():
+            gone = self._local.run(_drop, self._local.store.discard, inventory, part, rows, is_dry)
+            total = total.plus(gone.blocks, gone.bytes)
+        if not is_dry:
+            metrics.BLOCKS_COLLECTED.inc(total.blocks)
+        return total
+
+
+def _drop(
+    discard: Callable[[Multihash, int], bool], inventory: Inventory, part: int, rows: Unwanted, is_dry: bool
+) -> Amount:
+    live = inventory.bucket(part)
+    gone = [
+        seen.size for block, seen in rows
+        if block not in live and (is_dry or discard(block, seen.token))
+    ]
+    return Amount(len(gone), sum(gone))

@@ -1,0 +1,94 @@
+"""The audit's questions to the other members: who holds what this node would give up, and how many copies there are."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from p2pfs import metrics
+from p2pfs.core.audit import Live, Stand, count_state, owners, wanted
+from p2pfs.core.health import Figures, total
+from p2pfs.core.multihash import Multihash, shard_of
+from p2pfs.node.asking import ask
+from p2pfs.node.backlog import Amount, part_of
+from p2pfs.node.cluster import Cluster
+from p2pfs.node.local import LocalStore
+from p2pfs.store.base import Seen
+
+StandIn = Callable[[int], Stand]
+
+
+def give_up(
+    local: LocalStore, cluster: Cluster, stand_in: StandIn, surplus: list[tuple[Live, Seen]]
+) -> tuple[Amount, Amount]:
+    """Drop the blocks that all their owners hold; what was dropped, and what had to stay.
+
+    The owners' copies are made young by the question, and ours goes only if nobody made it young since it was looked
+    at. So of two nodes that each take the other for the owner, at most one drops its copy.
+    """
+    questions: dict[str, list[Multihash]] = collections.defaultdict(list)
+    for live, _ in surplus:
+        for id in owners(stand_in(shard_of(live.block)), live):
+            questions[id].append(live.block)
+    having = ask(cluster, "renew", questions).having
+    certain = []
+    for live, seen in surplus:
+        holders = owners(stand_in(shard_of(live.block)), live)
+        if holders and all(live.block in having.get(id, ()) for id in holders):
+            certain.append((live.block, seen.token, seen.size))
+    gone = local.run(lambda: [size for block, token, size in certain if local.store.discard(block, token)])
+    metrics.BLOCKS_GIVEN_UP.inc(len(gone))
+    size = sum(seen.size for _, seen in surplus)
+    return Amount(len(gone), sum(gone)), Amount(len(surplus) - len(gone), size - sum(gone))
+
+
+class Counted(NamedTuple):
+    """The copies of the blocks that this node is in charge of, by part of the digest space."""
+
+    figures: dict[int, Figures]
+    lost: list[Live]
+
+
+def count(cluster: Cluster, stand_in: StandIn, counted: Iterable[tuple[Live, bool]]) -> Counted:
+    """How many reachable copies each block has: the owners are asked, and everybody where that is too few."""
+    rows = list(counted)
+    copies = {live.block: int(is_here) for live, is_here in rows}
+    questions: dict[str, list[Multihash]] = collections.defaultdict(list)
+    for live, _ in rows:
+        stand = stand_in(shard_of(live.block))
+        for id in stand.order[: wanted(stand, live)]:
+            if id != stand.me and id in stand.reachable:
+                questions[id].append(live.block)
+    silent = _add_up(cluster, questions, copies)
+    short = [live for live, _ in rows if copies[live.block] < wanted(stand_in(shard_of(live.block)), live)]
+    if short:
+        asked = {id: set(blocks) for id, blocks in questions.items()}
+        blocks = [live.block for live in short]
+        others = [peer.member.id for peer in cluster.live_peers()]
+        silent |= _add_up(
+            cluster, {id: [block for block in blocks if block not in asked.get(id, ())] for id in others}, copies
+        )
+    return _figures(rows, copies, stand_in, is_certain=not silent and not cluster.absent())
+
+
+def _add_up(cluster: Cluster, questions: dict[str, list[Multihash]], copies: dict[Multihash, int]) -> set[str]:
+    """Ask, and add to the copies; who did not answer."""
+    answers = ask(cluster, "check", {id: blocks for id, blocks in questions.items() if blocks})
+    for having in answers.having.values():
+        for block in having:
+            copies[block] += 1
+    return set(answers.silent)
+
+
+def _figures(
+    rows: list[tuple[Live, bool]], copies: dict[Multihash, int], stand_in: StandIn, is_certain: bool
+) -> Counted:
+    states: dict[int, list[Figures]] = collections.defaultdict(list)
+    lost = []
+    for live, _ in rows:
+        state = count_state(stand_in(shard_of(live.block)), live, copies[live.block], is_certain)
+        states[part_of(live.block)].append(state)
+        if state.lost_blocks:
+            lost.append(live)
+    return Counted({part: total(found) for part, found in states.items()}, lost)

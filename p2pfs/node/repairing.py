@@ -1,0 +1,149 @@
+"""Fetches what this node should hold and does not: repair, moving in, and the healing of bad copies."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from p2pfs import errors, green, metrics
+from p2pfs.core.audit import Live
+from p2pfs.core.cid import CID, DAG_PB, RAW
+from p2pfs.core.multihash import Multihash
+from p2pfs.core.pace import Pace
+from p2pfs.node.backlog import Backlog
+from p2pfs.node.buffers import BufferPool
+from p2pfs.node.fetch import Fetcher
+from p2pfs.node.local import LocalStore
+from p2pfs.node.place import Placer
+from p2pfs.store.jobs import Taken
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 3
+"""Blocks fetched at once: enough to keep a network busy, few enough to leave it to users."""
+BURST_S = 0.25
+IDLE_S = 5.0
+HEAL_AT_ONCE = 64
+
+
+class Repair:
+    """Works off the backlog at no more than `rate` bytes a second."""
+
+    def __init__(
+        self, local: LocalStore, fetcher: Fetcher, placer: Placer, buffers: BufferPool, rate: Callable[[], int],
+        wanted: Callable[[Live], int],
+    ) -> None:
+        """`wanted`: how many copies of a block there should be, with the members there are."""
+        self.backlog = Backlog()
+        self.fetched_blocks = 0
+        self.fetched_bytes = 0
+        self._local = local
+        self._fetcher = fetcher
+        self._placer = placer
+        self._buffers = buffers
+        self._rate = rate
+        self._wanted = wanted
+        self._pace = Pace(rate(), int(rate() * BURST_S))
+        self._work = green.Event()
+        self._healing: dict[Multihash, None] = {}
+        self._group = green.Group("repair")
+
+    def start(self) -> None:
+        """Begin."""
+        for number in range(AT_ONCE):
+            self._group.loop(f"worker-{number}", self._step)
+
+    def stop(self) -> None:
+        """End; a block that is being written is waited for."""
+        self._group.close()
+
+    def wake(self) -> None:
+        """There is something in the backlog."""
+        self._work.set()
+
+    def heal(self, block: Multihash) -> None:
+        """This node's copy was bad and is in quarantine: get a good one, wanted by a pin or not."""
+        if len(self._healing) < HEAL_AT_ONCE:  # the next comparison finds the others
+            self._healing[block] = None
+            self._work.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """All that can be fetched for now is here."""
+        return self.backlog.is_idle and not self._healing
+
+    def _step(self) -> float:
+        if self._healing:
+            block = next(iter(self._healing))
+            del self._healing[block]
+            self._heal(block)
+            return 0.0
+        live = self.backlog.take()
+        if live is None:
+            self._work.clear()
+            self._work.wait(IDLE_S)
+            return 0.0
+        try:
+            self._fetch(live)
+        except BaseException:
+            self.backlog.set_aside(live, "failed")
+            raise
+        return 0.0
+
+    def _fetch(self, live: Live) -> None:
+        cid = CID(DAG_PB if live.is_branch else RAW, live.block)
+        if self._local.have([live.block], renew=True)[0]:
+            self.backlog.done(live)
+            return
+        self._rest(live.size)
+        try:
+            with self._buffers.buffer() as view:
+                length = self._fetcher.from_others(cid, view)
+                with view[:length] as data:
+                    self._keep(live, cid, data)
+        except errors.P2pfsError as error:
+            log.info("not repaired yet: %s", error)
+            self.backlog.set_aside(live, "failed")
+
+    def _keep(self, live: Live, cid: CID, data: memoryview) -> None:
+        try:
+            self._local.put(cid.multihash, data, is_verified=True)
+        except errors.NoSpace as refusal:
+            if self._displace(live, cid, data, refusal):
+                self.backlog.set_aside(live, "displaced")
+            else:
+                self.backlog.set_aside(live, "failed")
+            return
+        self.backlog.done(live)
+        self._count(len(data))
+
+    def _count(self, length: int) -> None:
+        self.fetched_blocks += 1
+        self.fetched_bytes += length
+        metrics.BLOCKS_REPAIRED.inc()
+        metrics.BYTES_REPAIRED.inc(length)
+
+    def _displace(self, live: Live, cid: CID, data: memoryview, refusal: errors.NoSpace) -> bool:
+        """No room here: see to it that the next ranks have enough copies. True when they do."""
+        wanted = self._wanted(live)
+        taken = Taken(cid.multihash, False, None, refusal)
+        copies = self._placer.put(cid, data, wanted, 1, lambda *_: None, taken)
+        return len(copies.holders) >= wanted
+
+    def _heal(self, block: Multihash) -> None:
+        cid = CID(RAW, block)
+        try:
+            with self._buffers.buffer() as view:
+                length = self._fetcher.from_others(cid, view)
+                with view[:length] as data:
+                    self._local.put(block, data, is_verified=True)
+            self._count(length)
+            log.info("a good copy of %s is here again", cid)
+        except errors.P2pfsError as error:
+            log.warning("no good copy of %s could be fetched: %s", cid, error)
+
+    def _rest(self, size: int) -> None:
+        """Wait until the rate allows for one more block; what users do goes first."""
+        self._pace.set_rate(self._rate())
+        green.sleep(self._pace.reserve(time.monotonic(), max(size, 1)))

@@ -1,0 +1,166 @@
+"""Handlers of the verbs that look after the cluster: HEALTH, AUDIT, GC, DRAIN, FORGET (docs/PROTOCOL.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from p2pfs import errors, green
+from p2pfs.core import wire
+from p2pfs.core.member import Member
+from p2pfs.core.wire import Line
+from p2pfs.net.server import Session
+from p2pfs.node.backlog import Amount
+from p2pfs.node.health import checkup
+from p2pfs.node.pass_report import Request
+from p2pfs.node.progress import Work, reporting
+from p2pfs.node.services import Services
+
+DRAINING = "draining"
+"""Key in the catalog's notes: `yes` while this node gives its shards away, so that a restart goes on with it."""
+STEP_S = 0.2
+
+
+def read_flags(body: bytes, *known: str) -> dict[str, bool]:
+    """The JSON body of these verbs: flags, false when absent. Raises UsageError, ProtocolError."""
+    given = wire.parse_json(body, dict)
+    for key, value in given.items():
+        if key not in known or not isinstance(value, bool):
+            raise errors.UsageError(f"option {key!r} = {value!r}: known are {', '.join(known)}, true or false")
+    return {key: given.get(key, False) for key in known}
+
+
+def health(services: Services, session: Session, line: Line) -> None:
+    """HEALTH: what the audit found here."""
+    session.reply(wire.dump_json(checkup(services).to_wire()))
+
+
+class Waiting(Work):
+    """Somebody waits for the audit; a client that goes away ends the waiting, not the audit."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__()
+        self._audit = services.audit
+
+    def for_pass(self, request: Request) -> None:
+        """Until that pass is over."""
+        while not request.done.wait(STEP_S):
+            self.check()
+
+    def for_repair(self) -> None:
+        """Until all that can be fetched for now is here."""
+        while not self._audit.repair.is_idle:
+            green.sleep(STEP_S)
+            self.check()
+
+    def progress(self) -> dict[str, Any]:
+        """What a PART says."""
+        audit = self._audit
+        return {
+            "phase": audit.phase or "repair", "done": audit.done, "total": audit.total,
+            "fetched_bytes": audit.repair.fetched_bytes, "left_bytes": audit.figures.missing_bytes,
+        }
+
+
+def audit(services: Services, session: Session, line: Line) -> None:
+    """AUDIT: a pass now; with `wait`, until what it found is mended as far as it can be."""
+    is_wanted_whole = read_flags(session.body(), "wait")["wait"]
+    audit, repair = services.audit, services.audit.repair
+    before = Amount(repair.fetched_blocks, repair.fetched_bytes)
+    request = audit.run()
+    report = audit.report
+    if is_wanted_whole:
+        waiting = Waiting(services)
+        with reporting(session, waiting.progress, waiting.fail):
+            waiting.for_pass(request)
+            waiting.for_repair()
+            # Once more: what was fetched here may be given up elsewhere, and the other way round.
+            again = audit.run(is_walk=False)
+            waiting.for_pass(again)
+            waiting.for_repair()
+        report = request.report
+        given_up = again.report.given_up
+        report.given_up = report.given_up.plus(given_up.blocks, given_up.bytes)
+        report.fetched = Amount(repair.fetched_blocks - before.blocks, repair.fetched_bytes - before.bytes)
+    figures = audit.figures
+    session.reply(wire.dump_json(report.to_wire() | {
+        "missing_blocks": figures.missing_blocks, "missing_bytes": figures.missing_bytes, "is_done": is_wanted_whole,
+    }))
+
+
+def gc(services: Services, session: Session, line: Line) -> None:
+    """GC: a pass for the sake of what it collects."""
+    is_dry = read_flags(session.body(), "dry_run")["dry_run"]
+    waiting = Waiting(services)
+    request = services.audit.run(is_dry=is_dry)
+    with reporting(session, waiting.progress, waiting.fail):
+        waiting.for_pass(request)
+    report = request.report
+    session.reply(wire.dump_json({
+        "collected_blocks": report.collected.blocks, "collected_bytes": report.collected.bytes,
+        "waiting_blocks": report.waiting.blocks, "waiting_bytes": report.waiting.bytes,
+        "held_up": report.held_up, "dry_run": is_dry,
+    }))
+
+
+def drain(services: Services, session: Session, line: Line) -> None:
+    """DRAIN: others take over this node's shards; with `wait`, until they hold all that was here."""
+    flags = read_flags(session.body(), "wait", "cancel")
+    membership, pinning, audit = services.cluster.membership, services.pinning, services.audit
+    is_wanted = not flags["cancel"]
+    if is_wanted and not membership.me.drains:
+        require_others(services)
+    pinning.run(pinning.catalog.remember, DRAINING, "yes" if is_wanted else "no")
+    membership.drain(is_wanted)
+    services.cluster.changed()
+    if is_wanted and flags["wait"]:
+        waiting = Waiting(services)
+        with reporting(session, lambda: _left(services), waiting.fail):
+            while not audit.is_drained:
+                waiting.check()
+                green.sleep(STEP_S)
+    session.reply(wire.dump_json({
+        "is_draining": membership.me.drains, "is_drained": audit.is_drained, **_left(services),
+    }))
+
+
+def _left(services: Services) -> dict[str, int]:
+    left = services.audit.surplus
+    return {"left_blocks": left.blocks, "left_bytes": left.bytes}
+
+
+def require_others(services: Services) -> None:
+    """Raise TooFewNodes when the others could not hold as many copies as there should be."""
+    cluster = services.cluster
+    others = [
+        member.name for member in cluster.members()
+        if member.state == "alive" and not member.drains and member.id != cluster.id and member.capacity
+    ]
+    wanted = cluster.limited(services.config.cluster.replicas)
+    if len(others) < wanted:
+        raise errors.TooFewNodes(
+            f"{wanted} copies are wanted and {len(others)} other members would remain to hold them "
+            f"({', '.join(others) or 'none'}); add a node first, or lower [cluster] replicas on every node"
+        )
+
+
+def forget(services: Services, session: Session, line: Line) -> None:
+    """FORGET: strike a dead member, on every node."""
+    member = find_member(services, line.args[0])
+    services.gossip.forget(member.id)
+    session.reply(wire.dump_json({"id": member.id, "name": member.name}))
+
+
+def find_member(services: Services, text: str) -> Member:
+    """The member of that id or name. Raises NotFound, UsageError when several have the name."""
+    members = services.cluster.members()
+    found = [it for it in members if it.id == text] or [it for it in members if it.name == text]
+    if not found:
+        names = ", ".join(member.name for member in members)
+        raise errors.NotFound(f"no member is called {text[:80]!r}; there are: {names}")
+    if len(found) > 1:
+        dead = [member for member in found if member.state == "dead"]
+        if len(dead) != 1:
+            ids = ", ".join(f"{member.id} ({member.state})" for member in found)
+            raise errors.UsageError(f"several members are called {text[:80]!r}; name one by its id: {ids}")
+        found = dead
+    return found[0]
