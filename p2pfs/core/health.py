@@ -94,7 +94,7 @@ def judge(
     sums = total(figures.values())
     left_bytes = max(sums.below_bytes, sums.missing_bytes)
     time_to_go_s = _time_to_go_s(figures, sums, away, silent, rate)
-    reasons = [*_of_blocks(sums, away), *_of_members(away, silent), *_of_work(figures, sums, time_to_go_s)]
+    reasons = [*_of_blocks(sums, sorted([*(one.name for one in away), *silent])), *_of_members(away, silent), *_of_work(figures, sums, time_to_go_s)]
     if wanted < replicas:
         reasons.append(f"{replicas} copies are wanted, the members there are can hold {wanted}")
     if not is_current:
@@ -125,12 +125,12 @@ def _time_to_go_s(
     return min(waits) + sums.below_bytes / len(figures) / rate if waits else None
 
 
-def _of_blocks(sums: Figures, away: Sequence[Away]) -> Iterable[str]:
+def _of_blocks(sums: Figures, absent: Sequence[str]) -> Iterable[str]:
     if sums.lost_blocks:
         yield f"{_are(sums.lost_blocks, sums.lost_bytes)} on no member; store the files again that have them"
     if sums.silent_blocks:
-        who = ", ".join(sorted(one.name for one in away)) or "who does not answer"
-        yield f"{_are(sums.silent_blocks, sums.silent_bytes)} on no member that answers; bring back {who}"
+        what_to_do = f"; bring back {', '.join(absent)}" if absent else ""
+        yield f"{_are(sums.silent_blocks, sums.silent_bytes)} on no member that answered{what_to_do}"
     if sums.single_blocks:
         yield f"{_have(sums.single_blocks, sums.single_bytes)} one copy left"
     if sums.below_blocks:
