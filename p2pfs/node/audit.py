@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from p2pfs import errors, green, metrics
@@ -20,7 +20,7 @@ from p2pfs.core.audit import Live, Stand
 from p2pfs.core.health import Figures, total
 from p2pfs.core.multihash import Multihash
 from p2pfs.core.pins import Pin
-from p2pfs.node.backlog import PARTS, Amount
+from p2pfs.node.backlog import NOTHING, PARTS, Amount, part_of
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.collecting import Collection, Unwanted
@@ -33,7 +33,6 @@ from p2pfs.node.pass_report import Report, Request
 from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
 from p2pfs.node.repairing import Repair
-from p2pfs.store.base import Seen
 from p2pfs.store.comparing import Comparison, compare, compare_some
 from p2pfs.store.inventory import Inventory
 from p2pfs.store.layout import SHARDS
@@ -44,11 +43,11 @@ SETTLE_S = 0.5
 """Changes come in bursts; so long they are waited for."""
 REMOVED_S = 10.0
 """Soon after pins were removed the walk is made anew, so that what they wanted is not missed any more."""
-REST = 10
-"""A comparison that took a second is followed by so many seconds of rest."""
+REST = 3
+"""A pass that took a second is followed by so many seconds of rest, whatever happens."""
 REST_MOST_S = 600.0
 UNSETTLED_S = 2.0
-"""As long as something is missing or waits to be given up, this is the least pause between comparisons."""
+"""As long as something is missing or waits to be given up, this is the least pause between looks at it."""
 FAILED_S = 10.0
 AT_ONCE = 1024
 """Blocks about which the other members are asked together."""
@@ -83,11 +82,12 @@ class Audit:
         self._walks = 0
         self._figures = [Figures()] * PARTS
         self._reachable: frozenset[str] = frozenset()
-        self._lost: dict[Multihash, Live] = {}
+        self._surplus = [NOTHING] * PARTS
+        """Blocks that others own and did not confirm to hold when they were asked last."""
+        self._lost: list[list[Live]] = [[]] * PARTS
+        self._lost_blocks: set[Multihash] = set()
         self.lost_pins: list[LostPin] = []
         """Pins below which there are blocks in our charge that no member has."""
-        self.surplus = Amount()
-        """Blocks that others own and did not confirm to hold at the last comparison."""
         self.report = Report()
         """The last walk that was completed, or the one under way."""
         self.phase, self.done, self.total = "", 0, 0
@@ -95,7 +95,7 @@ class Audit:
         self._recent: list[Pin] = []
         self._wake = green.Event()
         self._walk_at = self._compare_at = self._rested_at = 0.0
-        self._recent_at = math.inf
+        self._recent_at = self._settle_at = math.inf
         self._changes = 0
         self._compared = -1
         self._last_end: float | None = None
@@ -160,6 +160,11 @@ class Audit:
         return self._cluster.membership.me.drains and self.is_current and not self.surplus.blocks
 
     @property
+    def surplus(self) -> Amount:
+        """Blocks that others own and did not confirm to hold when they were asked last."""
+        return Amount(sum(it.blocks for it in self._surplus), sum(it.bytes for it in self._surplus))
+
+    @property
     def figures(self) -> Figures:
         """What this node is in charge of, and what it has still to fetch."""
         backlog = self.repair.backlog
@@ -186,10 +191,13 @@ class Audit:
             self._answer(first, [it for it in self._requests if it.is_like(first)])
         elif now >= max(self._compare_at, self._rested_at):
             self._pass(is_walk=False, is_dry=True)
+        elif now >= max(self._settle_at, self._rested_at):
+            self._look_again()
         elif now >= self._recent_at:
             self._look_at_recent()
         else:
-            due = min(max(min(self._walk_at, self._compare_at), self._rested_at), self._recent_at)
+            due = min(self._walk_at, self._compare_at, self._settle_at)
+            due = min(max(due, self._rested_at), self._recent_at)
             self._wake.wait(max(0.01, due - now))
             self._wake.clear()
         return 0.0
@@ -216,27 +224,37 @@ class Audit:
             self.report = report
             self._walk(report)
             is_walk = True
-        unwanted = self._compare(report)
+        unwanted = self._compare(range(PARTS), report)
         if is_walk:
             self._collect(unwanted, report, is_dry)
+            self._walk_at = time.monotonic() + self._config().repair.audit_interval
+        self._compare_at = math.inf
         self._compared = changes
-        self._plan(begin, is_walk)
         report.seconds = time.monotonic() - begin
+        self._rest(report.seconds)
         self._publish()
         return report
 
-    def _plan(self, begin: float, is_walk: bool) -> None:
-        """When to come back."""
-        now = time.monotonic()
-        rest_s = min(REST * (now - begin), REST_MOST_S)
-        self._rested_at = now + rest_s
-        if is_walk:
-            self._walk_at = now + self._config().repair.audit_interval
-        figures = self.figures
-        is_settled = not (figures.below_blocks or figures.missing_blocks or figures.displaced_blocks
-                          or self.surplus.blocks)
-        self._compare_at = math.inf if is_settled else now + max(UNSETTLED_S, rest_s)
+    def _look_again(self) -> None:
+        """Compare those parts only in which something was not as it should be."""
+        begin = time.monotonic()
+        self._settle_at = begin + FAILED_S
+        self._compare(sorted(self._unsettled()), Report())
+        self._rest(time.monotonic() - begin)
+
+    def _unsettled(self) -> set[int]:
+        backlog = self.repair.backlog
+        return {
+            part for part in range(PARTS)
+            if self._figures[part].below_blocks or self._surplus[part].blocks or backlog.is_missing_in(part)
+        }
+
+    def _rest(self, seconds: float) -> None:
+        """After a pass of so many seconds: say when to come back at the earliest, and when to look again."""
         self.phase = ""
+        now = time.monotonic()
+        self._rested_at = now + min(REST * seconds, REST_MOST_S)
+        self._settle_at = max(now + UNSETTLED_S, self._rested_at) if self._unsettled() else math.inf
 
     def _publish(self) -> None:
         figures = self.figures
@@ -293,8 +311,8 @@ class Audit:
             self._figures[part] = total([self._figures[part], figures])
         if is_current:
             self._compared = changes
-        if total(counted.figures.values()).below_blocks or comparison.missing or comparison.surplus:
-            self._compare_at = min(self._compare_at, time.monotonic() + UNSETTLED_S)
+        if self._unsettled():
+            self._settle_at = min(self._settle_at, time.monotonic() + UNSETTLED_S)
         self._recent_at = max(self._recent_at, time.monotonic() + REST * (time.monotonic() - begin))
 
     def _mark_recent(self) -> dict[Multihash, Live] | None:
@@ -327,14 +345,13 @@ class Audit:
         possible = cluster.limited(1 << 16)
         return lambda shard: Stand(cluster.id, cluster.order(shard), reachable, possible)
 
-    def _compare(self, report: Report) -> Unwanted:
-        """Every part in turn; what no pin wants."""
-        self.phase, self.done, self.total = "compare", 0, PARTS
-        before = self.repair.fetched_blocks, self.repair.fetched_bytes
+    def _compare(self, parts: Sequence[int], report: Report) -> Unwanted:
+        """Each part in turn; what no pin wants."""
+        self.phase, self.done, self.total = "compare", 0, len(parts)
         unwanted: Unwanted = []
         gathered: dict[int, Comparison] = {}
-        size, left, lost = 0, Amount(), dict[Multihash, Live]()
-        for part in range(PARTS):
+        size = 0
+        for part in parts:
             live_blocks, live_bytes, found = self._local.run(self._look_at, part, self._stand_in_now())
             report.blocks += live_blocks
             report.bytes += live_bytes
@@ -342,13 +359,12 @@ class Audit:
             unwanted += found.unwanted
             gathered[part] = found
             size += len(found.counted) + len(found.surplus)
-            if size >= AT_ONCE or part == PARTS - 1:
-                left = self._ask_about(gathered, report, left, lost)
+            if size >= AT_ONCE:
+                self._ask_about(gathered, report)
                 gathered, size = {}, 0
-            self.done = part + 1
-        self.surplus = left
-        self._note_lost(lost)
-        report.fetched = Amount(self.repair.fetched_blocks - before[0], self.repair.fetched_bytes - before[1])
+            self.done += 1
+        self._ask_about(gathered, report)
+        self._note_losses()
         return unwanted
 
     def _look_at(self, part: int, stand_in: Callable[[int], Stand]) -> tuple[int, int, Comparison]:
@@ -359,27 +375,26 @@ class Audit:
         found = compare(self._local.store, live, shards, stand_in)
         return len(wanted_here), sum(row.size for row in wanted_here), found
 
-    def _ask_about(
-        self, gathered: dict[int, Comparison], report: Report, left: Amount, lost: dict[Multihash, Live]
-    ) -> Amount:
-        """Count copies, and give up what others hold; what had to stay so far."""
+    def _ask_about(self, gathered: dict[int, Comparison], report: Report) -> None:
+        """Count copies, and give up what others hold."""
         stand_in = self._stand_in_now()
         counted = count(self._cluster, stand_in, (row for found in gathered.values() for row in found.counted))
-        for part in gathered:
+        surplus = [row for found in gathered.values() for row in found.surplus]
+        gone = give_up(self._local, self._cluster, stand_in, surplus)
+        for part, found in gathered.items():
             self._figures[part] = counted.figures.get(part, Figures())
-        lost.update((live.block, live) for live in counted.lost)
-        surplus: list[tuple[Live, Seen]] = [row for found in gathered.values() for row in found.surplus]
-        if surplus:
-            gone, stays = give_up(self._local, self._cluster, stand_in, surplus)
-            report.given_up = report.given_up.plus(gone.blocks, gone.bytes)
-            left = left.plus(stays.blocks, stays.bytes)
-        return left
+            self._lost[part] = [live for live in counted.lost if part_of(live.block) == part]
+            stays = [seen.size for live, seen in found.surplus if live.block not in gone]
+            self._surplus[part] = Amount(len(stays), sum(stays))
+            left = [seen.size for live, seen in found.surplus if live.block in gone]
+            report.given_up = report.given_up.plus(len(left), sum(left))
 
-    def _note_lost(self, lost: dict[Multihash, Live]) -> None:
-        if lost.keys() != self._lost.keys():
+    def _note_losses(self) -> None:
+        lost = {live.block: live for lives in self._lost for live in lives}
+        if lost.keys() != self._lost_blocks:
+            self._lost_blocks = set(lost)
             with self._buffers.buffer() as view:
                 self.lost_pins = find_losses(self._local, self._fetcher, self._pinning, view, lost) if lost else []
-            self._lost = lost
 
     def _replace_missing(self, part: int, missing: list[Live]) -> None:
         self.repair.backlog.replace(part, missing)

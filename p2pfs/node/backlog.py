@@ -53,10 +53,9 @@ class Backlog:
         """There is nothing to try, and nothing being tried."""
         return not self._queue and not self._in_work
 
-    @property
-    def is_cut(self) -> bool:
-        """There is more than could be remembered: compare again when this is done."""
-        return any(amount.blocks for amount in self._beyond)
+    def is_missing_in(self, part: int) -> bool:
+        """Something in this part is not here."""
+        return bool(self._parts[part] or self._beyond[part].blocks)
 
     def replace(self, part: int, lives: Iterable[Live]) -> None:
         """All that is missing in a part, in place of what was known of it."""

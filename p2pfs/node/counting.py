@@ -11,7 +11,7 @@ from p2pfs.core.audit import Live, Stand, count_state, owners, wanted
 from p2pfs.core.health import Figures, total
 from p2pfs.core.multihash import Multihash, shard_of
 from p2pfs.node.asking import ask
-from p2pfs.node.backlog import Amount, part_of
+from p2pfs.node.backlog import part_of
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
 from p2pfs.store.base import Seen
@@ -21,8 +21,8 @@ StandIn = Callable[[int], Stand]
 
 def give_up(
     local: LocalStore, cluster: Cluster, stand_in: StandIn, surplus: list[tuple[Live, Seen]]
-) -> tuple[Amount, Amount]:
-    """Drop the blocks that all their owners hold; what was dropped, and what had to stay.
+) -> set[Multihash]:
+    """Drop the blocks that all their owners hold; those that went.
 
     The owners' copies are made young by the question, and ours goes only if nobody made it young since it was looked
     at. So of two nodes that each take the other for the owner, at most one drops its copy.
@@ -36,11 +36,10 @@ def give_up(
     for live, seen in surplus:
         holders = owners(stand_in(shard_of(live.block)), live)
         if holders and all(live.block in having.get(id, ()) for id in holders):
-            certain.append((live.block, seen.token, seen.size))
-    gone = local.run(lambda: [size for block, token, size in certain if local.store.discard(block, token)])
+            certain.append((live.block, seen.token))
+    gone = local.run(lambda: {block for block, token in certain if local.store.discard(block, token)})
     metrics.BLOCKS_GIVEN_UP.inc(len(gone))
-    size = sum(seen.size for _, seen in surplus)
-    return Amount(len(gone), sum(gone)), Amount(len(surplus) - len(gone), size - sum(gone))
+    return gone
 
 
 class Counted(NamedTuple):
