@@ -27,6 +27,7 @@ from p2pfs.store.jobs import Taken
 REMEMBERED = 65536
 """How many new blocks a store remembers, to take them back if it fails for want of room (64 GiB of leaves)."""
 SMALL_AT_ONCE = 64
+RENEW_S = 6 * 3600.0
 LEAF_WAIT_S = 300.0
 TAKE_BACK_WAIT_S = 60.0
 
@@ -36,8 +37,9 @@ class Ingest(Work):
 
     def __init__(
         self, local: LocalStore, placer: Placer, buffers: BufferPool, profile: Profile,
-        wanted: int, quorum: int, is_dry: bool = False,
+        wanted: int, quorum: int, is_dry: bool = False, renew_s: float = RENEW_S,
     ) -> None:
+        """`renew_s`: how often what was placed is made young again; a part of the time after which it is collected."""
         super().__init__()
         self.local = local
         self.buffers = buffers
@@ -56,6 +58,7 @@ class Ingest(Work):
         self._group = green.Group("ingest", self.fail)
         self._small = green.Semaphore(SMALL_AT_ONCE)
         self._written: dict[str, list[tuple[CID, int]]] = {}
+        self._renewal = placer.renewal(wanted, renew_s, self.fail)
 
     # --- its greenlets -------------------------------------------------------------------------------
 
@@ -89,6 +92,7 @@ class Ingest(Work):
             copies = self._placer.put_everywhere(cid, data, self.quorum, self._remember)
         else:
             copies = self._placer.put(cid, data, self._wanted, self.quorum, self._remember, taken)
+        self._renewal.note(cid)
         self._count(len(data), copies)
 
     def _count_new(self, length: int) -> None:
@@ -154,6 +158,15 @@ class Ingest(Work):
 
     # --- the end -------------------------------------------------------------------------------------
 
+    def renew(self) -> None:
+        """Before a pin is made: if this took long, see to it that every block is there still, and young.
+
+        Raises TooFewNodes when one is not.
+        """
+        held = self._renewal.finish()
+        if held is not None:
+            self.fewest_copies = min(self.fewest_copies, held)
+
     def take_back(self) -> None:
         """After a failure for want of room: remove what was written, so that the space is usable again."""
         # Not ended but awaited: a native job that is cut off would leave a block that nobody remembers.
@@ -163,6 +176,7 @@ class Ingest(Work):
 
     def close(self) -> None:
         """End what is still running."""
+        self._renewal.close()
         self._group.close()
 
 

@@ -15,6 +15,7 @@ from p2pfs.core.multihash import Multihash
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Peer
+from p2pfs.node.renewing import Renewal
 from p2pfs.store.jobs import Taken
 
 log = logging.getLogger(__name__)
@@ -202,6 +203,10 @@ class Placer:
         if peer.has_renewed(cid):
             return None
         return parse_put_answer(peer.put_block(cid, data))
+
+    def renewal(self, wanted: int, every_s: float, fail: Callable[[str, BaseException], None]) -> Renewal:
+        """What keeps the blocks of a store young until its pin is made."""
+        return Renewal(self._local, self._cluster, wanted, every_s, fail)
 
     def holds_already(self, cid: CID, wanted: int) -> bool:
         """Is the block on any of the nodes that should hold it? For dry runs: nothing is renewed."""

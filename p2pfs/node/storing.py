@@ -23,6 +23,7 @@ from p2pfs.node.services import Services
 
 MAX_DEPTH = 512
 MAX_REPLICAS = 64
+RENEW_LEAST_S = 0.25
 OPTIONS: dict[str, type] = {"name": str, "replicas": int, "chunker": str, "hash": str, "dry_run": bool}
 
 
@@ -49,6 +50,7 @@ def new_ingest(services: Services, options: dict[str, Any]) -> Ingest:
         services.local, services.placer, services.own_buffers,
         profile(options.get("chunker", config.storage.chunker), options.get("hash", config.storage.hash)),
         wanted, min(wanted, cluster.limited(config.cluster.write_quorum)), options.get("dry_run", False),
+        max(RENEW_LEAST_S, config.storage.gc_grace / 4),
     )
 
 
@@ -73,6 +75,7 @@ def store(services: Services, session: Session, line: Line) -> None:
     with running(session, ingest):
         link, sha256 = Tree(session, ingest, services.paced_buffers).read()
         ingest.join()
+        ingest.renew()
         # A directory is as big as the files in it.
         link = link._replace(size=ingest.bytes)
         receipt = {
@@ -244,6 +247,7 @@ def import_car(services: Services, session: Session, line: Line) -> None:
             ingest.check()
             _place_copy(ingest, cid, data)
         ingest.join()
+        ingest.renew()
         roots = [_adopt(services, ingest, root, options) for root in reader.roots]
     session.reply(wire.dump_json({
         "roots": roots, "blocks": ingest.blocks, "new_blocks": ingest.new_blocks, "new_bytes": ingest.new_bytes,
