@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import xxhash
 
 from p2pfs import errors
 from p2pfs.core.cid import CID
-from p2pfs.core.hlc import MAX_STAMP
+from p2pfs.core.hlc import MAX_STAMP, ms_of
 
 BUCKETS = 256
 MAX_NAME_BYTES = 1024
 MAX_REPLICAS = 1024
+CLOCK_SLACK_MS = 60_000
+"""By how much the clocks of two nodes may differ where a stamp is compared with a time that another clock gave."""
 _MAX_COUNT = 2**53 - 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ORIGIN = re.compile(r"[0-9A-Za-z._-]{1,128}")
@@ -91,6 +93,36 @@ def bucket_of(key: Key) -> int:
 def record_digest(pin: Pin) -> int:
     """128 bits of the record's canonical bytes. Finds differences by accident, not by malice."""
     return xxhash.xxh3_128_intdigest(pin.to_bytes())
+
+
+# --- how long tombstones live ------------------------------------------------------------------------
+
+def horizon_ms(now_ms: int, life_s: float) -> int:
+    """Tombstones from before this time may go: `life_s` ago, rounded down so that all nodes let them go together.
+
+    To a whole day (UTC), or to a tenth of a life of less than ten days.
+    """
+    step_ms = int(min(24 * 3600.0, life_s / 10) * 1000)
+    return max(0, (now_ms - int(life_s * 1000)) // step_ms * step_ms)
+
+
+def is_past(pin: Pin, purged_ms: int) -> bool:
+    """Is it a tombstone that a catalog which was purged until then has no use for? (Unless it has the live record.)"""
+    return pin.removed and ms_of(pin.stamp) < purged_ms
+
+
+def outlived(records: Iterable[Pin], others: Iterable[Pin], compared_ms: int, purged_ms: int) -> list[Pin]:
+    """Those live `records` of one node that were removed elsewhere, where even their tombstones are gone by now.
+
+    Both nodes compared their catalogs last at `compared_ms` (0: never), and the one with the records `others` has let
+    go of tombstones from before `purged_ms`. When that is the later one, then what both had then and only one has now
+    was removed, and what is younger came while they were apart.
+    """
+    before_ms = compared_ms - CLOCK_SLACK_MS
+    if not 0 < before_ms < purged_ms:
+        return []
+    known = {pin.key for pin in others}
+    return [pin for pin in records if not pin.removed and ms_of(pin.stamp) < before_ms and pin.key not in known]
 
 
 def check_name(name: str) -> str:

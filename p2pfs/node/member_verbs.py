@@ -100,7 +100,7 @@ def pin(services: Services, session: Session, line: Line) -> None:
 
 def digests(services: Services, session: Session, line: Line) -> None:
     """DIGESTS: one line a bucket."""
-    session.reply(format_digests(services.pinning.run(services.pinning.catalog.bucket_digests)))
+    session.reply(format_digests(services.pinning.run(services.pinning.catalog.digests)))
 
 
 def bucket(services: Services, session: Session, line: Line) -> None:

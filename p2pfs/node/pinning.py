@@ -14,7 +14,8 @@ from p2pfs.core import hlc, pins, wire
 from p2pfs.core.pins import Pin
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.peers import Peer
-from p2pfs.store.catalog import Catalog
+from p2pfs.store.catalog import Catalog, Digests
+from p2pfs.store.snapshot import write_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,10 @@ T = TypeVar("T")
 PUSH_S = 10.0
 COMPARE_S = 60.0
 """One comparison, of a bucket after the other; what a new member lacks goes in several."""
+COMPARED = "compared."
+"""What the time of the last complete comparison with a member is remembered under, with the member's id."""
+KEEP_MS = 60_000
+"""How often that is written down."""
 BATCH = 250
 """Records of one PIN message: of 3.7 KiB at most each (a name of 1024 bytes, escaped in JSON), it stays under 1 MiB."""
 SNAPSHOT_S = 30.0
@@ -39,15 +44,21 @@ def wall_ms() -> int:
 class Pinning:
     """The catalog for greenlets (one native thread does all SQLite), its clock, and its exchange with the others."""
 
-    def __init__(self, catalog: Catalog, cluster: Cluster, snapshot: Path, sync_interval_s: float) -> None:
+    def __init__(
+        self, catalog: Catalog, cluster: Cluster, snapshot: Path, sync_interval_s: float,
+        now_ms: Callable[[], int] = wall_ms,
+    ) -> None:
         self.catalog = catalog
         self._cluster = cluster
         self._snapshot = snapshot
         self._sync_interval_s = sync_interval_s
         self._thread = green.NativePool("catalog", 1)
-        self._clock = hlc.Clock(wall_ms(), catalog.newest_stamp())
+        self._now_ms = now_ms
+        self._clock = hlc.Clock(now_ms(), catalog.newest_stamp())
         self._group = green.Group("catalog")
         self._is_changed = True
+        self._compared: dict[str, int] = {}
+        self._kept: dict[str, int] = {}
         self._soon: set[str] = set()
         self._wake = green.Event()
         self.on_change: Callable[[list[Pin]], None] | None = None
@@ -75,14 +86,14 @@ class Pinning:
 
     def stamp(self) -> int:
         """A stamp that is newer than every record seen so far."""
-        return self._clock.tick(wall_ms())
+        return self._clock.tick(self._now_ms())
 
     def merge(self, records: Iterable[Pin]) -> list[Pin]:
         """Merge records, durably; those that changed something. One from too far in the future is left out."""
         good = []
         for pin in records:
             try:
-                self._clock.observe(pin.stamp, wall_ms())
+                self._clock.observe(pin.stamp, self._now_ms())
                 good.append(pin)
             except errors.Refused as error:
                 log.warning("catalog record %r of node %s refused: %s", pin.name, pin.origin, error)
@@ -153,28 +164,91 @@ class Pinning:
         return [member.name for member in others if member.id not in levelled]
 
     def compare(self, peer: Peer) -> None:
-        """Take over what a peer has and we lack, give it what it lacks. Raises P2pfsError."""
-        end = time.monotonic() + COMPARE_S
-        answer = peer.call("catalog", lambda connection: connection.request("DIGESTS"))
-        theirs = parse_digests(answer)
-        ours = self.run(self.catalog.bucket_digests)
+        """Take over what a peer has and we lack, give it what it lacks. Raises P2pfsError.
+
+        Two that were apart for longer than tombstones live do not bring back what the other one removed.
+        """
+        end, begin_ms, id = time.monotonic() + COMPARE_S, self._now_ms(), peer.member.id
+        theirs = parse_digests(peer.call("catalog", lambda connection: connection.request("DIGESTS")))
+        ours = self.run(self.catalog.digests)
+        compared_ms = self._compared_ms(id)
+        given_up: list[Pin] = []
+        is_level = True
         for number in range(pins.BUCKETS):
             if time.monotonic() > end:
                 raise errors.DeadlinePassed(f"levelling bucket {number} of {pins.BUCKETS} after {COMPARE_S:g} s")
-            if theirs[number] != ours[number]:
-                self._level(peer, number)
+            if theirs.buckets[number] == ours.buckets[number]:
+                continue
+            here, there = self.run(self.catalog.bucket, number), self._fetch_bucket(peer, number)
+            left_there = pins.outlived(there, here, compared_ms, ours.purged_ms)
+            left_here = pins.outlived(here, there, compared_ms, theirs.purged_ms)
+            self.merge(set(there).difference(left_there))
+            settled, live_there = {*there, *left_here}, {pin.key for pin in there if not pin.removed}
+            self._send(peer, [
+                pin for pin in here if pin not in settled
+                and (pin.key in live_there or not pins.is_past(pin, theirs.purged_ms))
+            ])
+            given_up += left_here
+            is_level = is_level and not left_there  # they will give them up when they compare with us
+        if given_up:
+            self._give_up(peer.member.name, given_up)
+        if is_level:
+            self._note_comparison(id, begin_ms)
 
-    def _level(self, peer: Peer, number: int) -> None:
+    @staticmethod
+    def _fetch_bucket(peer: Peer, number: int) -> list[Pin]:
         def use(stream: Iterator[bytes]) -> list[Pin]:
             return [Pin.from_wire(row) for part in stream for row in wire.parse_json(part, list)]
 
-        theirs = peer.call("catalog", lambda connection: use(connection.stream("BUCKET", number)))
-        self.merge(theirs)
-        known = set(theirs)
-        lacking = [pin for pin in self.run(self.catalog.bucket, number) if pin not in known]
-        for start in range(0, len(lacking), BATCH):
-            body = wire.dump_json([pin.to_wire() for pin in lacking[start : start + BATCH]])
+        return peer.call("catalog", lambda connection: use(connection.stream("BUCKET", number)))
+
+    @staticmethod
+    def _send(peer: Peer, records: list[Pin]) -> None:
+        for start in range(0, len(records), BATCH):
+            body = wire.dump_json([pin.to_wire() for pin in records[start : start + BATCH]])
             peer.call("catalog", lambda connection, body=body: connection.request("PIN", body=body))  # type: ignore[misc]
+
+    # --- tombstones that are gone ---------------------------------------------------------------------
+
+    def _compared_ms(self, id: str) -> int:
+        """When the last comparison with a member began that left no difference; 0: none did."""
+        if id not in self._compared:
+            kept = int(self.run(self.catalog.recall, COMPARED + id) or 0)
+            self._compared[id] = self._kept[id] = kept
+        return self._compared[id]
+
+    def _note_comparison(self, id: str, begin_ms: int) -> None:
+        self._compared[id] = begin_ms
+        if not 0 <= begin_ms - self._kept[id] < KEEP_MS:
+            self.run(self.catalog.remember, COMPARED + id, str(begin_ms))
+            self._kept[id] = begin_ms
+
+    def _give_up(self, name: str, records: list[Pin]) -> None:
+        """Remove what was removed elsewhere while we were away; into a file first, for the operator."""
+        path = self._snapshot.with_name(f"catalog-dropped-{self._now_ms()}.jsonl")
+        self.run(write_snapshot, path, records, len(records))
+        log.warning(
+            "%d pins were removed while this node was away, longer ago than tombstones live: %s lacks them, so they "
+            "are removed here too; they are written to %s", len(records), name, path,
+        )
+        # The smallest later stamp: whoever wrote the pin again meanwhile holds the newer record.
+        self.merge([pin._replace(removed=True, stamp=pin.stamp + 1, origin=self._cluster.id) for pin in records])
+
+    def purge(self, life_s: float) -> int:
+        """Let go of tombstones older than `life_s` seconds; how many went.
+
+        None go while a member is away or catalogs cannot be compared with all: somebody may not know yet what they say.
+        """
+        until_ms = pins.horizon_ms(self._now_ms(), life_s)
+        oldest = self.run(self.catalog.oldest_removed)
+        if oldest is None or not pins.is_past(oldest, until_ms) or self._cluster.absent():
+            return 0
+        if missed := self.compare_all():
+            log.info("old tombstones stay: the catalog could not be compared with %s", ", ".join(missed))
+            return 0
+        gone = self.run(self.catalog.purge, until_ms)
+        log.info("let go of %d old tombstones", gone)
+        return gone
 
     def _write_snapshot(self) -> float:
         begin = time.monotonic()
@@ -189,17 +263,19 @@ class Pinning:
         return max(SNAPSHOT_S, SNAPSHOT_SHARE * (time.monotonic() - begin))
 
 
-def parse_digests(body: bytes) -> list[int]:
-    """256 lines of 32 hex digits. Raises ProtocolError."""
-    lines = body.split(b"\n")
+def parse_digests(body: bytes) -> Digests:
+    """256 lines of 32 hex digits, and one of milliseconds in decimal. Raises ProtocolError."""
+    *lines, purged = body.split(b"\n")
     if len(lines) != pins.BUCKETS or any(len(line) != 32 for line in lines):
-        raise errors.ProtocolError("an answer to DIGESTS has 256 lines of 32 hex digits")
+        raise errors.ProtocolError("an answer to DIGESTS has 256 lines of 32 hex digits and one of milliseconds")
+    if not purged.isdigit() or len(purged) > 15:
+        raise errors.ProtocolError("the last line of an answer to DIGESTS is no number of milliseconds")
     try:
-        return [int(line, 16) for line in lines]
+        return Digests([int(line, 16) for line in lines], int(purged))
     except ValueError:
         raise errors.ProtocolError("an answer to DIGESTS has a line that is not hexadecimal") from None
 
 
-def format_digests(digests: list[int]) -> bytes:
+def format_digests(digests: Digests) -> bytes:
     """The answer to DIGESTS."""
-    return b"\n".join(b"%032x" % digest for digest in digests)
+    return b"\n".join([*(b"%032x" % digest for digest in digests.buckets), b"%d" % digests.purged_ms])

@@ -22,7 +22,7 @@ from p2pfs import errors
 from p2pfs.core.cid import CID
 from p2pfs.core.hlc import stamp_of
 from p2pfs.core.member import Member
-from p2pfs.core.pins import BUCKETS, Pin, bucket_of, newer, record_digest
+from p2pfs.core.pins import BUCKETS, Pin, bucket_of, is_past, newer, record_digest
 from p2pfs.store import snapshot
 from p2pfs.store.database import Damaged, is_damage, open_database, quarantine
 
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MERGE_BATCH = 10_000
 """Records of one transaction; a longer merge is as durable, and holds less at once."""
+_PURGED = "purged_until"
 _COLUMNS = "cid, name, size, sha256, replicas, blocks, created, stamp, origin, removed"
 
 
@@ -39,6 +40,15 @@ class Counts(NamedTuple):
     live: int
     removed: int
     """Tombstones."""
+
+
+class Digests(NamedTuple):
+    """What two nodes compare."""
+
+    buckets: list[int]
+    """For each bucket the XOR of its records' digests."""
+    purged_ms: int
+    """Tombstones from before this time are gone (milliseconds since 1970); 0: none ever went."""
 
 
 class Catalog:
@@ -61,6 +71,7 @@ class Catalog:
             log.error("the catalog is damaged (%s): moved to %s, begun anew", damage, self.quarantined)
             self._db, self.is_new = open_database(path)
         self._digests = _scan(self._db)
+        self._purged_ms = int(self.recall(_PURGED) or 0)
 
     def close(self) -> None:
         """Fold the log into the file, and let go of it."""
@@ -69,7 +80,10 @@ class Catalog:
     # --- pins ---------------------------------------------------------------------------------------
 
     def merge(self, pins: Iterable[Pin]) -> list[Pin]:
-        """Take the records that are newer than those here; returns them. Durable on return. Raises NoSpace."""
+        """Take the records that are newer than those here; returns them. Durable on return. Raises NoSpace.
+
+        Tombstones that were purged do not come back, except over a live record.
+        """
         changed: list[Pin] = []
         batch: list[Pin] = []
         for pin in pins:
@@ -90,6 +104,8 @@ class Catalog:
         key = (pin.cid.encode(), pin.name)
         same = f"SELECT {_COLUMNS}, digest FROM pins WHERE cid = ? AND name = ?"
         found = self._db.execute(same, key).fetchone()
+        if not found and is_past(pin, self._purged_ms):
+            return False
         if found and not newer(pin, _pin(found)):
             return False
         bucket, digest = bucket_of(pin.key), record_digest(pin)
@@ -99,6 +115,24 @@ class Catalog:
             (*key, *pin[2:], bucket, digest.to_bytes(16, "big")),
         )
         return True
+
+    def purge(self, until_ms: int) -> int:
+        """Let go of the tombstones from before that time, and of those that come later; how many went. Durable."""
+        digests, gone = list(self._digests), 0
+        until_ms = max(until_ms, self._purged_ms)
+        with self._transaction():
+            where, args = "removed AND stamp < ?", (stamp_of(until_ms),)
+            for bucket, digest in self._db.execute(f"SELECT bucket, digest FROM pins WHERE {where}", args):
+                digests[bucket] ^= int.from_bytes(digest, "big")
+                gone += 1
+            self._db.execute(f"DELETE FROM pins WHERE {where}", args)
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_PURGED, str(until_ms)))
+        self._digests, self._purged_ms = digests, until_ms
+        return gone
+
+    def oldest_removed(self) -> Pin | None:
+        """The oldest tombstone."""
+        return next(iter(self._select("removed ORDER BY stamp LIMIT 1")), None)
 
     def pins(self, after: Pin | None = None, limit: int = 1000) -> list[Pin]:
         """A page of the live pins, newest first (by stamp, then CID and name); `after` is the last of the
@@ -153,9 +187,9 @@ class Catalog:
         """All records of a bucket, tombstones among them, by CID and name."""
         return self._select("bucket = ? ORDER BY cid, name", number)
 
-    def bucket_digests(self) -> list[int]:
-        """For each bucket the XOR of its records' digests; kept in memory."""
-        return list(self._digests)
+    def digests(self) -> Digests:
+        """What to compare with another node by; kept in memory."""
+        return Digests(list(self._digests), self._purged_ms)
 
     def counts(self) -> Counts:
         """How many records there are."""

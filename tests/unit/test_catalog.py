@@ -86,7 +86,7 @@ def test_two_catalogs_that_saw_the_same_are_the_same(
         for start in range(0, len(order), 4):
             catalog.merge(order[start : start + 4])
         assert set(everything(catalog)) == set(model.values())
-        digests.append(catalog.bucket_digests())
+        digests.append(catalog.digests().buckets)
         catalog.close()
     assert digests[0] == digests[1]
 
@@ -95,7 +95,7 @@ def test_digests_are_kept_up_and_found_again(path: Path) -> None:
     catalog = Catalog(path)
     catalog.merge([pin(number) for number in range(50)])
     catalog.merge([pin(number, stamp=2, removed=True) for number in range(10)])
-    before = catalog.bucket_digests()
+    before = catalog.digests().buckets
     total = 0
     for number, digest in enumerate(before):
         assert digest == expected_digests(catalog.bucket(number))
@@ -103,17 +103,17 @@ def test_digests_are_kept_up_and_found_again(path: Path) -> None:
     assert total == expected_digests(everything(catalog)) != 0
     catalog.close()
     again = Catalog(path)
-    assert again.bucket_digests() == before
+    assert again.digests().buckets == before
     assert not again.is_new
     again.close()
 
 
 def test_a_merge_that_fails_leaves_nothing_behind(catalog: Catalog) -> None:
     catalog.merge([pin(1)])
-    before = catalog.bucket_digests()
+    before = catalog.digests().buckets
     with pytest.raises(UnicodeEncodeError):
         catalog.merge([pin(2), pin(3, "\ud800")])
-    assert catalog.bucket_digests() == before
+    assert catalog.digests().buckets == before
     assert catalog.counts() == (1, 0)
     catalog.merge([pin(2)])
 
@@ -237,10 +237,10 @@ def test_a_hundred_thousand_pins(path: Path) -> None:
     assert catalog.merge(pins[:20_000]) == []
     assert catalog.counts() == (100_000, 0)
     assert [record.stamp for record in catalog.pins(pins[500], 3)] == [499, 498, 497]
-    digests = catalog.bucket_digests()
+    digests = catalog.digests().buckets
     catalog.close()
     again = Catalog(path)
-    assert again.bucket_digests() == digests
+    assert again.digests().buckets == digests
     again.close()
 
 
@@ -378,7 +378,7 @@ def test_a_snapshot_restores_everything(catalog: Catalog, path: Path) -> None:
     other = Catalog(path.with_name("other.sqlite"))
     assert other.read_snapshot(snapshot) == 100
     assert other.read_snapshot(snapshot) == 0
-    assert other.bucket_digests() == catalog.bucket_digests()
+    assert other.digests().buckets == catalog.digests().buckets
     other.close()
 
 

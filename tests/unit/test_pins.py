@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 
 from p2pfs import errors
 from p2pfs.core.cid import CID, DAG_PB, RAW
+from p2pfs.core.hlc import stamp_of
 from p2pfs.core.multihash import SHA2_256, multihash
-from p2pfs.core.pins import BUCKETS, Pin, bucket_of, check_name, newer, record_digest
+from p2pfs.core.pins import (
+    BUCKETS,
+    CLOCK_SLACK_MS,
+    Pin,
+    bucket_of,
+    check_name,
+    horizon_ms,
+    newer,
+    outlived,
+    record_digest,
+)
 
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=40)
 
@@ -134,3 +145,27 @@ def test_digests_and_buckets_never_change_silently() -> None:
 
 GOLDEN_DIGEST = 0x120e2f91bad6aed716ac9e361490f74d
 GOLDEN_BUCKET = 139
+
+
+DAY_MS = 24 * 3600 * 1000
+NOW_MS = 20_000 * DAY_MS + 12_345
+
+
+@pytest.mark.parametrize(("life_s", "step_ms"), [(90 * 86400.0, DAY_MS), (86400.0, DAY_MS // 10), (60.0, 6000)])
+def test_tombstones_go_on_all_nodes_together(life_s: float, step_ms: int) -> None:
+    horizon = horizon_ms(NOW_MS, life_s)
+    assert horizon % step_ms == 0
+    assert 0 <= NOW_MS - life_s * 1000 - horizon < step_ms
+    assert horizon_ms(5, life_s) == 0
+
+
+def test_only_what_both_had_and_one_has_lost_was_removed() -> None:
+    old = GOOD._replace(stamp=stamp_of(NOW_MS))
+    young = GOOD._replace(name="young", stamp=stamp_of(NOW_MS + DAY_MS))
+    gone = GOOD._replace(name="gone", stamp=stamp_of(NOW_MS), removed=True)
+    compared = NOW_MS + CLOCK_SLACK_MS + 1
+    assert outlived([old, young, gone], [], compared, compared) == [old]
+    assert outlived([old, young], [old._replace(stamp=1)], compared, compared) == []
+    assert outlived([old], [], compared - 1, compared) == []
+    assert outlived([old], [], compared, NOW_MS + 1) == []
+    assert outlived([old], [], 0, compared) == []

@@ -1,0 +1,347 @@
+"""Catalogs of several nodes that compare with each other under a virtual clock: splits, tombstones, long absence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pfs import errors
+from p2pfs.core import hlc, wire
+from p2pfs.core.cid import CID, RAW
+from p2pfs.core.member import Member
+from p2pfs.core.multihash import SHA2_256, multihash
+from p2pfs.core.pins import Key, Pin, newer
+from p2pfs.node.pinning import BATCH, Pinning, format_digests, parse_digests
+from p2pfs.store.catalog import Catalog, Digests
+
+DAY_S = 24 * 3600
+LIFE_S = 90 * DAY_S
+ROOTS = [CID(RAW, multihash(SHA2_256, b"%d" % number)) for number in range(4)]
+
+
+class Wires:
+    """What a connection to a node would answer."""
+
+    def __init__(self, pinning: Pinning) -> None:
+        self._pinning = pinning
+
+    def request(self, verb: str, body: bytes = b"") -> bytes:
+        if verb == "DIGESTS":
+            return format_digests(self._pinning.run(self._pinning.catalog.digests))
+        assert verb == "PIN"
+        self._pinning.merge([Pin.from_wire(row) for row in wire.parse_json(body, list)])
+        return b""
+
+    def stream(self, verb: str, number: int) -> Iterator[bytes]:
+        assert verb == "BUCKET"
+        records = self._pinning.run(self._pinning.catalog.bucket, number)
+        for start in range(0, len(records), BATCH):
+            yield wire.dump_json([record.to_wire() for record in records[start : start + BATCH]])
+
+
+class View:
+    """The cluster as one node of the world sees it; also the peers that it gets from it."""
+
+    def __init__(self, world: World, id: str) -> None:
+        self._world = world
+        self.id = id
+
+    def members(self) -> list[Member]:
+        return [Member(id, id, (), self._state(id)) for id in self._world.nodes if id not in self._world.forgotten]
+
+    def _state(self, id: str) -> str:
+        return "alive" if self._world.side[id] == self._world.side[self.id] else "dead"
+
+    def absent(self) -> list[Member]:
+        return [member for member in self.members() if member.state == "dead"]
+
+    def live_peers(self) -> list[Link]:
+        return [Link(self._world, m) for m in self.members() if m.state == "alive" and m.id != self.id]
+
+
+class Link:
+    """A peer."""
+
+    def __init__(self, world: World, member: Member) -> None:
+        self._world = world
+        self.member = member
+
+    def call(self, lane: str, use: Callable[[Wires], Any], wait_s: float = 10.0) -> Any:
+        if self.member.id in self._world.silent:
+            raise errors.Unreachable(f"{self.member.id} does not answer")
+        return use(Wires(self._world.nodes[self.member.id]))
+
+
+class World:
+    """Some nodes, all on one side of a network that can be cut in two."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder = folder
+        self.now_ms = 1_800_000_000_000
+        self.side = {f"n{number}": 0 for number in range(size)}
+        self.silent: set[str] = set()
+        self.forgotten: set[str] = set()
+        self.nodes = {id: self._node(id) for id in self.side}
+
+    def _node(self, id: str) -> Pinning:
+        (self.folder / id).mkdir(exist_ok=True)
+        catalog = Catalog(self.folder / id / "catalog.sqlite")
+        catalog._db.execute("PRAGMA synchronous = OFF")
+        view = cast(Any, View(self, id))
+        return Pinning(catalog, view, self.folder / id / "catalog.jsonl", 30.0, lambda: self.now_ms)
+
+    def pass_days(self, days: float) -> None:
+        self.now_ms += int(days * DAY_S * 1000)
+
+    def cut(self, *ids: str) -> None:
+        """These on one side, the others on the other; none: one network again."""
+        self.side = {id: int(id in ids) for id in self.nodes}
+
+    def write(self, id: str, number: int, *, removed: bool = False) -> Pin:
+        """A pin made at a node, pushed to those that it can reach."""
+        node = self.nodes[id]
+        pin = Pin(ROOTS[number], "", 1, None, 1, 1, 1, node.stamp(), id, removed)
+        node.publish([pin])
+        return pin
+
+    def compare(self, *pairs: str) -> None:
+        """`"n0 n1"`: n0 compares with n1."""
+        for pair in pairs:
+            one, other = pair.split()
+            self.nodes[one].compare(cast(Any, Link(self, Member(other, other, ()))))
+
+    def level(self) -> None:
+        """Everybody compares with everybody, twice: what one learned last reaches those that it met first."""
+        for _ in range(2):
+            for node in self.nodes.values():
+                node.compare_all()
+
+    def records(self, id: str) -> dict[Key, Pin]:
+        return {pin.key: pin for number in range(256) for pin in self.nodes[id].catalog.bucket(number)}
+
+    def live(self, id: str) -> set[int]:
+        return {ROOTS.index(pin.cid) for pin in self.nodes[id].catalog.pins()}
+
+    def restart(self, id: str) -> None:
+        self.nodes[id].stop()
+        self.nodes[id] = self._node(id)
+
+    def close(self) -> None:
+        for node in self.nodes.values():
+            node.stop()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path, 3)
+    yield world
+    world.close()
+
+
+def test_what_one_lacks_comes_from_the_other_in_both_directions(world: World) -> None:
+    world.cut("n0")
+    world.write("n0", 0)
+    world.write("n1", 1)
+    world.cut()
+    world.compare("n0 n1")
+    assert world.live("n0") == world.live("n1") == {0, 1}
+    assert world.live("n2") == {1}
+
+
+def test_who_wants_to_know_what_changed_is_told(world: World) -> None:
+    told: list[Pin] = []
+    world.nodes["n1"].on_change = told.extend
+    pin = world.write("n0", 0)
+    world.compare("n0 n1", "n1 n0")
+    assert told == [pin]
+
+
+def test_comparing_with_all_names_those_that_are_away_and_those_that_do_not_answer(world: World) -> None:
+    assert world.nodes["n0"].compare_all() == []
+    world.silent = {"n1"}
+    assert world.nodes["n0"].compare_all() == ["n1"]
+    world.cut("n2")
+    assert world.nodes["n0"].compare_all() == ["n1", "n2"]
+
+
+def test_of_two_halves_the_later_writer_wins_pin_or_tombstone(world: World) -> None:
+    world.write("n0", 0)
+    world.write("n0", 1)
+    world.cut("n0")
+    world.write("n0", 0, removed=True)
+    world.write("n1", 1, removed=True)
+    world.pass_days(1)
+    world.write("n1", 0)
+    world.write("n0", 1)
+    world.cut()
+    world.level()
+    assert world.live("n0") == world.live("n1") == world.live("n2") == {0, 1}
+
+
+def test_tombstones_go_when_all_know_them_and_are_old(world: World) -> None:
+    world.write("n0", 0)
+    world.write("n1", 0, removed=True)
+    world.pass_days(89)
+    assert world.nodes["n0"].purge(LIFE_S) == 0
+    world.pass_days(2)
+    world.cut("n2")
+    assert world.nodes["n0"].purge(LIFE_S) == 0
+    world.cut()
+    world.silent = {"n2"}
+    assert world.nodes["n0"].purge(LIFE_S) == 0
+    world.silent = set()
+    assert world.nodes["n0"].purge(LIFE_S) == 1
+    world.compare("n0 n1", "n1 n0")
+    assert world.records("n0") == {}
+    assert world.nodes["n1"].purge(LIFE_S) == world.nodes["n2"].purge(LIFE_S) == 1
+    assert len({tuple(node.catalog.digests().buckets) for node in world.nodes.values()}) == 1
+
+
+def absence(world: World) -> None:
+    """n2 is away for longer than tombstones live, struck meanwhile; one pin was removed, one it stored by itself."""
+    world.write("n0", 0)
+    world.write("n0", 1)
+    world.pass_days(1)
+    world.level()
+    world.cut("n2")
+    world.forgotten = {"n2"}
+    world.pass_days(1)
+    world.write("n1", 0, removed=True)
+    world.write("n2", 2)
+    world.pass_days(100)
+    assert world.nodes["n0"].purge(LIFE_S) == world.nodes["n1"].purge(LIFE_S) == 1
+    world.forgotten = set()
+    world.cut()
+
+
+@pytest.mark.parametrize("first", ["n2 n0", "n0 n2"])
+def test_who_was_away_for_longer_brings_nothing_back_and_keeps_what_it_stored(
+    world: World, first: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    absence(world)
+    world.restart("n2")
+    world.compare(first)
+    assert world.live("n0") == {1, 2}
+    world.level()
+    assert world.live("n0") == world.live("n1") == world.live("n2") == {1, 2}
+    (dropped,) = (world.folder / "n2").glob("catalog-dropped-*.jsonl")
+    assert [json.loads(line)["cid"] for line in dropped.read_text().splitlines()[1:]] == [str(ROOTS[0])]
+    assert str(dropped) in caplog.text
+    for node in world.nodes.values():
+        node.purge(LIFE_S)
+    world.level()
+    assert world.live("n0") == world.live("n1") == world.live("n2") == {1, 2}
+
+
+def test_a_pin_that_was_made_again_meanwhile_stays(world: World) -> None:
+    absence(world)
+    world.write("n2", 0)
+    world.cut()
+    world.level()
+    assert world.live("n0") == world.live("n1") == world.live("n2") == {0, 1, 2}
+
+
+def test_two_that_were_away_together_do_not_give_it_back_to_each_other(tmp_path: Path) -> None:
+    world = World(tmp_path, 4)
+    world.write("n0", 0)
+    world.pass_days(1)
+    world.level()
+    world.cut("n2", "n3")
+    world.forgotten = {"n2", "n3"}
+    world.pass_days(1)
+    world.write("n0", 0, removed=True)
+    world.pass_days(100)
+    world.nodes["n0"].purge(LIFE_S)
+    world.nodes["n1"].purge(LIFE_S)
+    world.forgotten = set()
+    world.compare("n2 n3", "n3 n2")
+    world.cut()
+    world.compare("n2 n0", "n3 n2", "n2 n3", "n2 n0", "n3 n0")
+    world.level()
+    assert [world.live(id) for id in world.nodes] == [set()] * 4
+    world.close()
+
+
+def test_a_whole_cluster_that_was_off_for_longer_loses_nothing(world: World) -> None:
+    for number in range(3):
+        world.write(f"n{number}", number)
+    world.write("n1", 1, removed=True)
+    world.pass_days(1)
+    world.level()
+    world.pass_days(1000)
+    for id in world.nodes:
+        world.restart(id)
+    world.nodes["n0"].compare_all()
+    assert world.nodes["n0"].purge(LIFE_S) == 1
+    world.write("n2", 3)
+    world.level()
+    assert world.live("n0") == world.live("n1") == world.live("n2") == {0, 2, 3}
+    assert not list(world.folder.glob("*/catalog-dropped-*"))
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 2), st.integers(0, 3), st.booleans()),
+        st.tuples(st.just("compare"), st.integers(0, 2), st.integers(0, 2)),
+        st.tuples(st.just("cut"), st.integers(0, 2)),
+        st.tuples(st.just("heal")),
+        st.tuples(st.just("wait"), st.sampled_from([0.001, 1, 40, 100])),
+        st.tuples(st.just("purge"), st.integers(0, 2)),
+    ),
+    max_size=25,
+)
+
+
+@given(STEPS)
+@settings(max_examples=60, deadline=None)
+def test_in_whatever_order_things_happen_all_agree_and_the_latest_wish_holds(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]]
+) -> None:
+    world = World(tmp_path_factory.mktemp("world"), 3)
+    latest: dict[Key, Pin] = {}
+    for verb, *args in steps:
+        if verb == "write":
+            pin = world.write(f"n{args[0]}", args[1], removed=args[2])
+            if pin.key not in latest or newer(pin, latest[pin.key]):
+                latest[pin.key] = pin
+        elif verb == "compare" and args[0] != args[1]:
+            if world.side[f"n{args[0]}"] == world.side[f"n{args[1]}"]:
+                world.compare(f"n{args[0]} n{args[1]}")
+        elif verb == "cut":
+            world.cut(f"n{args[0]}")
+        elif verb == "heal":
+            world.cut()
+        elif verb == "wait":
+            world.pass_days(args[0])
+        elif verb == "purge":
+            world.nodes[f"n{args[0]}"].purge(LIFE_S)
+    world.cut()
+    world.level()
+    wanted = {ROOTS.index(pin.cid) for pin in latest.values() if not pin.removed}
+    assert [world.live(id) for id in world.nodes] == [wanted] * 3
+    world.close()
+
+
+def test_digests_say_until_when_tombstones_are_gone() -> None:
+    digests = Digests(list(range(256)), 1_800_000_000_000)
+    assert parse_digests(format_digests(digests)) == digests
+    good = format_digests(digests)
+    for bad in (b"", good[:-14], good + b"x", good.replace(b"\n", b"\ng", 1), good + b"\n", good[33:], good + b"0" * 9):
+        with pytest.raises(errors.ProtocolError):
+            parse_digests(bad)
+
+
+def test_the_stamp_of_what_is_given_up_is_the_smallest_that_is_later(world: World) -> None:
+    absence(world)
+    old = world.records("n2")[ROOTS[0], ""]
+    world.compare("n2 n0")
+    new = world.records("n2")[ROOTS[0], ""]
+    assert new.removed
+    assert new.stamp == old.stamp + 1
+    assert hlc.ms_of(new.stamp) == hlc.ms_of(old.stamp)
