@@ -1,0 +1,102 @@
+"""What the pins want, as an inventory of blocks: walked as a whole, and kept up to date as pins come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from p2pfs.core.audit import Live
+from p2pfs.core.multihash import Multihash
+from p2pfs.core.pins import Pin
+from p2pfs.node.buffers import BufferPool
+from p2pfs.node.fetch import Fetcher
+from p2pfs.node.local import LocalStore
+from p2pfs.node.marking import Marking
+from p2pfs.node.pass_report import Report
+from p2pfs.node.pinning import Pinning
+from p2pfs.store.inventory import Inventory
+
+INVENTORY_BYTES = 8 * 1024 * 1024
+"""Of memory, about 200,000 blocks; more go to files in `temp`."""
+RECENT_MOST = 10_000
+"""Pins that are looked at one by one when they arrive; if there are more at once, all are walked."""
+PAGE = 1000
+
+
+class Wanting:
+    """The inventory of the last walk, and the pins that came since."""
+
+    def __init__(
+        self, local: LocalStore, fetcher: Fetcher, pinning: Pinning, buffers: BufferPool, folder: Path
+    ) -> None:
+        """`folder`: where an inventory may put files that are of use to this process only."""
+        self._local = local
+        self._fetcher = fetcher
+        self._pinning = pinning
+        self._buffers = buffers
+        self._folder = folder
+        self._walks = 0
+        self._recent: list[Pin] = []
+        self.inventory: Inventory | None = None
+
+    def note(self, pins: list[Pin]) -> bool:
+        """These pins came, for `enter_recent`. False when they are too many: walk then."""
+        if len(self._recent) + len(pins) > RECENT_MOST:
+            return False
+        self._recent += pins
+        return True
+
+    def walk(self, since_ms: int, report: Report, progress: Callable[[int], None]) -> None:
+        """A new inventory, of all pins and of those that were removed at `since_ms` or later.
+
+        `progress` gets the number of pins that were walked.
+        """
+        self._recent = []
+        self._walks += 1
+        folder = self._folder / f"inventory-{self._walks % 2}"
+        inventory = self._local.run(Inventory, folder, INVENTORY_BYTES)
+        with self._buffers.buffer() as view:
+            marking = Marking(self._local, self._fetcher, view, inventory.add)
+            self._mark_all(marking, since_ms, report, progress)
+        report.unreadable = marking.unreadable
+        self.close()
+        self.inventory = inventory
+
+    def _mark_all(self, marking: Marking, since_ms: int, report: Report, progress: Callable[[int], None]) -> None:
+        catalog = self._pinning.catalog
+        after = None
+        while page := self._pinning.run(catalog.pins, after, PAGE):
+            for pin in page:
+                marking.mark(pin)
+                report.pins += 1
+                progress(report.pins)
+            after = page[-1]
+        after = None
+        while page := self._pinning.run(catalog.removed_since, since_ms, after, PAGE):
+            for pin in page:
+                marking.mark(pin)
+            after = page[-1]
+
+    def enter_recent(self) -> dict[Multihash, Live] | None:
+        """Enter the pins that came; what they want. None: one of them cannot be read, it takes a walk."""
+        pins, self._recent = self._recent, []
+        found: dict[Multihash, Live] = {}
+        inventory = self.inventory
+        if not pins or inventory is None:
+            return found
+
+        def add(lives: list[Live]) -> None:
+            inventory.add(lives)
+            found.update((live.block, live) for live in lives)
+
+        with self._buffers.buffer() as view:
+            marking = Marking(self._local, self._fetcher, view, add)
+            for pin in pins:
+                marking.mark(pin)
+        return None if marking.unreadable else found
+
+    def close(self) -> None:
+        """Let go of the inventory."""
+        if self.inventory is not None:
+            self._local.run(self.inventory.close)
+            self.inventory = None
