@@ -11,8 +11,9 @@ from docopt import DocoptExit, docopt
 
 from p2pfs import errors, version
 from p2pfs.cli import usage
+from p2pfs.cli.call import Call
 from p2pfs.cli.output import Output, open_stderr, require_stdout, silence_stdout
-from p2pfs.cli.verbs import VERBS, Call
+from p2pfs.cli.verbs import VERBS
 
 SIGPIPE_EXIT = 128 + signal.SIGPIPE
 

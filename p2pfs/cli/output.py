@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from p2pfs import errors
 
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 PROGRESS_AFTER_S = 0.5
 """What is over sooner shows no progress."""
+
+
+Told = TypeVar("Told")
+
+
+class Step(NamedTuple):
+    """How far the node's work is, as a bar shows it."""
+
+    label: str
+    done: int
+    total: int | None
+    unit: str = "B"
+    """`B` for bytes; empty for a plain count."""
 
 
 class Output:
@@ -62,6 +75,10 @@ class Output:
         if self._is_watched:
             print(printable(text), file=sys.stderr)
 
+    def finding(self, text: str) -> None:
+        """What a check found wrong: said wherever standard error goes, as the exit code needs its reason."""
+        print(f"p2pfs-cli: {printable(text)}", file=sys.stderr)
+
     def error(self, error: errors.P2pfsError) -> None:
         """What went wrong: for people, and with --json for programs."""
         print(f"p2pfs-cli: error: {printable(str(error))}", file=sys.stderr)
@@ -81,16 +98,45 @@ class Output:
             bar.close()
 
 
+    @contextlib.contextmanager
+    def steps(self, step_of: Callable[[Told], Step]) -> Iterator[Callable[[Told], None] | None]:
+        """A callback that draws what the node tells, a bar for each label in turn; None when nobody watches."""
+        if not self._is_watched:
+            yield None
+            return
+        bar: Bar | None = None
+
+        def show(told: Told) -> None:
+            nonlocal bar
+            step = step_of(told)
+            if bar is None or bar.label != step.label:
+                if bar is not None:
+                    bar.close()
+                bar = Bar(step.label, step.unit)
+            bar.draw(step.done, step.total)
+
+        try:
+            yield show
+        finally:
+            if bar is not None:
+                bar.close()
+
+
 class Bar:
     """A progress bar that appears once the work turns out to be long."""
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    def __init__(self, label: str, unit: str = "B") -> None:
+        self.label = label
+        self._unit = unit
         self._begin_s = time.monotonic()
         self._bar: Any = None
 
     def show(self, progress: Progress) -> None:
-        """Draw how far it is."""
+        """Draw how far a transfer is."""
+        self.draw(progress.bytes, progress.size)
+
+    def draw(self, done: int, total: int | None) -> None:
+        """Draw how far it is; without a total only how much."""
         if self._bar is None:
             if time.monotonic() - self._begin_s < PROGRESS_AFTER_S:
                 return
@@ -100,14 +146,14 @@ class Bar:
             # A serial console says that its size is 0 by 0, where tqdm shows nothing.
             is_known = min(os.get_terminal_size(sys.stderr.fileno())) > 1
             self._bar = tqdm(
-                desc=printable(self._label), unit="B", unit_scale=True, unit_divisor=1024, leave=False,
-                dynamic_ncols=is_known, ncols=None if is_known else 80, nrows=None if is_known else 20,
-                file=sys.stderr,
+                desc=printable(self.label), unit=self._unit, unit_scale=bool(self._unit), unit_divisor=1024,
+                leave=False, dynamic_ncols=is_known, ncols=None if is_known else 80,
+                nrows=None if is_known else 20, file=sys.stderr,
             )
             # It has been under way for longer than its bar: the first rate counts from the beginning too.
             self._bar.start_t = self._bar.last_print_t = time.time() - (time.monotonic() - self._begin_s)
-        self._bar.total = progress.size
-        self._bar.update(progress.bytes - self._bar.n)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         """Take the bar away."""

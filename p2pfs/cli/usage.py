@@ -11,27 +11,43 @@ Usage:
   p2pfs-cli [options] stat [--] REF
   p2pfs-cli [options] explain [--] REF
   p2pfs-cli [options] rm [--] REF
+  p2pfs-cli [options] restore [--] REF
   p2pfs-cli [options] id [--chunker=C] [--hash=H] [--] PATH...
   p2pfs-cli [options] import [--name=NAME] [--replicas=N] [--] FILE
   p2pfs-cli [options] export --output=PATH [--force] [--] REF
   p2pfs-cli [options] peers
   p2pfs-cli [options] status
+  p2pfs-cli [options] audit [--wait]
+  p2pfs-cli [options] scrub [--wait]
+  p2pfs-cli [options] gc [--dry-run]
+  p2pfs-cli [options] drain [--wait | --cancel]
+  p2pfs-cli [options] forget [--] NODE
   p2pfs-cli (-h | --help)
   p2pfs-cli --version
 
-Verbs:
+Verbs for content:
   store     keep files or directories, `-` for standard input; prints `CID  PATH`
   get       fetch a whole file or directory, verified; it appears complete or not at all
   cat       write a file, or a range of it, to standard output
   ls        what is pinned, or the entries of a directory; prints `CID  SIZE  NAME`
   stat      size, kind, number of blocks and pins of a REF
   explain   where each block of a REF should be and is, and what would fix what is missing
-  rm        remove the pin of a REF; its blocks are collected later
+  rm        remove the pin of a REF; its blocks are collected a day later, or as gc_grace says
+  restore   undo rm, as long as the blocks are there
   id        the CID of a file or directory, without storing it and without a node
   import    take in a CAR file (`-` for standard input) and pin its roots
   export    write a REF as a CAR file
+
+Verbs for the cluster; what they begin is the node's work, it goes on when you do not wait:
   peers     every member of the cluster
-  status    health of node and cluster; exit code 0 only when healthy
+  status    is anything lost, at risk or short of copies, how much, until when; what the node is
+            doing about it; exit code 0 only when healthy
+  audit     compare what is pinned with this node's disk now: fetch what is missing, hand on what
+            belongs to others; nodes do so by themselves after each change and once an hour
+  scrub     re-read and verify every block of this node now; a bad one is fetched again
+  gc        drop what no pin wants any more from this node now, instead of within the hour
+  drain     give all that is on this node to the others; with --wait, stop the node after exit 0
+  forget    strike a dead member that will not come back, by its name or id
 
 Options of all verbs:
   --node=ADDR        the node: path of a control socket, or HOST:PORT with --tls-dir; without it
@@ -49,7 +65,9 @@ Options of some verbs:
   --replicas=N       copies to keep, instead of the cluster's setting
   --chunker=C        fixed-1MiB, fixed-256KiB or fastcdc-1MiB: how a file is cut into blocks
   --hash=H           sha2-256 or blake3: what blocks are named by
-  --dry-run          say what would be new, and store nothing
+  --dry-run          say what would be stored, or collected, and change nothing
+  --wait             wait for the end, show progress, tell what was done; Ctrl-C ends the waiting only
+  --cancel           stop draining, and take the shards back
   -o PATH --output=PATH  where to put it; `-` is standard output, an existing folder: into it
   --force            overwrite an existing file
   --offset=SIZE      first byte, 1048576 or 1MiB; without it 0
@@ -75,6 +93,7 @@ Examples:
   p2pfs-cli get photos -o /tmp/                   get it back as /tmp/photos
   p2pfs-cli cat backup.img --offset=1GiB --length=4KiB | xxd
   p2pfs-cli --json ls | jq -r .cid                for scripts
+  p2pfs-cli drain --wait && systemctl stop p2pfs-node      take a node away
   P2PFS_NODE=nas:4801 p2pfs-cli --tls-dir=~/.config/p2pfs/tls peers
 """
 

@@ -1,87 +1,22 @@
-"""The verbs of the command line: one function each, and the table that names them."""
+"""The verbs for content: one function each, and the table of all verbs."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from p2pfs import errors
-from p2pfs.cli.output import Output
+from p2pfs.cli.call import Call, number, plain, size, sized
+from p2pfs.cli.health import peers, status
+from p2pfs.cli.upkeep import audit, drain, forget, gc, scrub
 
 if TYPE_CHECKING:
-    from p2pfs.client import Client
     from p2pfs.client.answers import Entry, PinRow
 
 STDIN = STDOUT = "-"
-
-
-class Call:
-    """One run of the command line: its options, its output, and a client that knows how much time is left."""
-
-    def __init__(self, options: dict[str, Any], output: Output) -> None:
-        from p2pfs import units
-
-        self.options = options
-        self.output = output
-        self.timeout_s: float | None = self._value("--timeout", units.parse_duration)
-        self._begin_s = time.monotonic()
-        self._client: Client | None = None
-
-    def _value(self, option: str, parse: Callable[[str], Any]) -> Any:
-        text = self.options[option]
-        try:
-            return None if text is None else parse(text)
-        except errors.UsageError as error:
-            raise errors.UsageError(f"{option}: {error}") from None
-
-    @property
-    def client(self) -> Client:
-        """The client; its next operation has what is left of the command's time."""
-        from p2pfs.client import Client
-
-        if self._client is None:
-            self._client = Client(self.options["--node"], tls_dir=self.options["--tls-dir"])
-        if self.timeout_s is not None:
-            self._client.timeout_s = max(0.001, self._begin_s + self.timeout_s - time.monotonic())
-        return self._client
-
-    @property
-    def ref(self) -> str:
-        """The REF on the command line."""
-        return str(self.options["REF"])
-
-    def count(self, option: str) -> int | None:
-        """An option that is a whole number, 1 or more."""
-        def parse(text: str) -> int:
-            if not text.isdecimal() or int(text) < 1:
-                raise errors.UsageError(f"{text[:40]!r} is no whole number from 1 on")
-            return int(text)
-
-        found: int | None = self._value(option, parse)
-        return found
-
-    def size(self, option: str) -> int | None:
-        """An option that is a number of bytes, with or without a unit."""
-        from p2pfs import units
-
-        found: int | None = self._value(option, units.parse_size)
-        return found
-
-    def close(self) -> None:
-        """Close the client, if there was one."""
-        if self._client is not None:
-            self._client.close()
-
-
-def plain(value: Any) -> Any:
-    """A typed answer as JSON holds it."""
-    from p2pfs.client import answers
-
-    return answers.plain(value)
 
 
 # --- verbs that write --------------------------------------------------------------------------------
@@ -179,6 +114,12 @@ def remove(call: Call) -> int:
     return 0
 
 
+def restore(call: Call) -> int:
+    """Which pins are there again."""
+    call.output.rows((plain(one), f"{one.cid}  {one.name}") for one in call.client.restore(call.ref))
+    return 0
+
+
 def import_car(call: Call) -> int:
     """The roots of a CAR."""
     path = call.options["FILE"]
@@ -269,61 +210,9 @@ def id_(call: Call) -> int:
     return for_each(call, call.options["PATH"], one)
 
 
-def peers(call: Call) -> int:
-    """A table of all members; `*` is the node that was asked."""
-    titles = ("NAME", "STATE", "ADDRESS", "ZONE", "CAPACITY", "USED", "RTT", "SEEN", "VERSION", "ID")
-    now = time.time()
-    call.output.table(titles, (
-        (plain(row), (
-            f"{row.name}{'*' if row.self else ''}", row.state, row.address or "-", row.zone or "-",
-            "-" if row.capacity is None else f"{row.capacity:g}", size(row.used),
-            "-" if row.rtt_ms is None else f"{row.rtt_ms:.1f} ms",
-            "-" if row.last_seen is None else f"{max(0, now - row.last_seen):.0f} s ago", row.version, row.id[:12],
-        ))
-        for row in call.client.peers()
-    ))
-    return 0
-
-
-def status(call: Call) -> int:
-    """Health; exit code 0 only when healthy."""
-    found = call.client.status()
-    lines = [f"{key:<18}{_status_text(key, value)}" for key, value in found.items() if value not in ([], None)]
-    call.output.result(found, "\n".join(lines))
-    return 0 if found.get("verdict") == "healthy" else 1
-
-
-def _status_text(key: str, value: Any) -> str:
-    if isinstance(value, list):
-        return "\n".join(map(str, value)).replace("\n", "\n" + " " * 18)
-    if isinstance(value, dict):
-        return ", ".join(f"{count} {name}" for name, count in value.items()) or "none"
-    if key.endswith("_bytes"):
-        return sized(value)
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-def number(count: int | None) -> str:
-    """A plain number for columns that scripts read; `-` for none."""
-    return "-" if count is None else str(count)
-
-
-def size(count: int | None) -> str:
-    """Bytes for people."""
-    from p2pfs import units
-
-    return "-" if count is None else units.format_size(count)
-
-
-def sized(count: int | None) -> str:
-    """Bytes exactly, and for people where that differs."""
-    if count is None:
-        return "-"
-    return str(count) if count < 1024 else f"{count} ({size(count)})"
-
-
 VERBS: dict[str, Callable[[Call], int]] = {
-    "store": store, "get": get, "cat": cat, "ls": ls, "stat": stat, "explain": explain, "rm": remove, "id": id_,
-    "import": import_car, "export": export_car, "peers": peers, "status": status,
+    "store": store, "get": get, "cat": cat, "ls": ls, "stat": stat, "explain": explain, "rm": remove,
+    "restore": restore, "id": id_, "import": import_car, "export": export_car, "peers": peers, "status": status,
+    "audit": audit, "scrub": scrub, "gc": gc, "drain": drain, "forget": forget,
 }
 """Every verb; the usage text names the same ones, and a test compares."""

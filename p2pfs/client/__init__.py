@@ -9,12 +9,14 @@ from p2pfs.client.answers import (
     Placement,
     Progress,
     Removed,
+    Restored,
     Stat,
     Stored,
 )
 from p2pfs.client.client import Client
+from p2pfs.client.reports import Audited, Collected, Drained, Forgotten, LostPin, Scrubbed, Status
 
 __all__ = [
-    "Client", "Entry", "Explanation", "Imported", "Peer", "PinRow", "Placement", "Progress", "Removed", "Stat",
-    "Stored",
+    "Audited", "Client", "Collected", "Drained", "Entry", "Explanation", "Forgotten", "Imported", "LostPin", "Peer",
+    "PinRow", "Placement", "Progress", "Removed", "Restored", "Scrubbed", "Stat", "Status", "Stored",
 ]

@@ -1,18 +1,12 @@
-"""What a node answers, as typed values: one NamedTuple a message, fields named as in docs/PROTOCOL.md section 5.
+"""What a node answers about content and members: one NamedTuple a message, named as in docs/PROTOCOL.md section 5.
 
-A field that this version does not know is left out, so that a newer node can say more; one that is missing or of
-another type is a ProtocolError.
+What it answers about its own upkeep is in `reports`; how they are checked, in `parsing`.
 """
 
 from __future__ import annotations
 
-import functools
-import types
-import typing
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from p2pfs import errors
 from p2pfs.core.cid import CID
 
 
@@ -170,6 +164,19 @@ class Unpinned(NamedTuple):
     removed: list[Removed]
 
 
+class Restored(NamedTuple):
+    """A pin that was removed and is there again."""
+
+    cid: CID
+    name: str
+
+
+class Repinned(NamedTuple):
+    """The answer to RESTORE."""
+
+    restored: list[Restored]
+
+
 class ImportedRoot(NamedTuple):
     """A root of a CAR that was imported."""
 
@@ -187,57 +194,3 @@ class Imported(NamedTuple):
     blocks: int
     new_blocks: int
     new_bytes: int
-
-
-R = TypeVar("R", bound=tuple[Any, ...])
-
-
-def parse(shape: type[R], row: object) -> R:
-    """A JSON object as one of the tuples above. Raises ProtocolError for anything else."""
-    if not isinstance(row, dict):
-        raise errors.ProtocolError(f"{shape.__name__}: an object is wanted, not {str(row)[:40]!r}")
-    try:
-        optional = shape._field_defaults  # type: ignore[attr-defined]
-        fields = ((name, convert) for name, convert in _converters(shape) if name in row or name not in optional)
-        return shape(**{name: convert(row[name]) for name, convert in fields})
-    except KeyError as error:
-        raise errors.ProtocolError(f"{shape.__name__}: {error} is missing; is the node of another version?") from None
-    except (TypeError, errors.BadCid) as error:
-        raise errors.ProtocolError(f"{shape.__name__}: {str(error)[:200]}") from None
-
-
-def plain(value: Any) -> Any:
-    """A value of this module as what JSON can hold: tuples with names become objects, CIDs text."""
-    if isinstance(value, CID):
-        return str(value)
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if hasattr(value, "_asdict"):
-        return {name: plain(item) for name, item in value._asdict().items()}
-    return value
-
-
-@functools.cache
-def _converters(shape: Hashable) -> list[tuple[str, Callable[[Any], Any]]]:
-    return [(name, _converter(hint)) for name, hint in typing.get_type_hints(shape).items()]
-
-
-def _converter(hint: Any) -> Callable[[Any], Any]:
-    if hint is CID:
-        return lambda value: CID.parse(_checked(value, (str,)))
-    if typing.get_origin(hint) is list:
-        item = _converter(typing.get_args(hint)[0])
-        return lambda value: [item(one) for one in _checked(value, (list,))]
-    if hasattr(hint, "_fields"):
-        return lambda value: parse(hint, value)
-    allowed = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
-    if float in allowed:
-        allowed = (*allowed, int)
-    return lambda value: _checked(value, allowed)
-
-
-def _checked(value: Any, allowed: tuple[type, ...]) -> Any:
-    # type() and not isinstance(): in Python a bool is an int, in JSON it is none.
-    if type(value) not in allowed:
-        raise TypeError(f"{str(value)[:40]!r} is no {' or '.join(one.__name__ for one in allowed)}")
-    return value

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
-from p2pfs.client.answers import Explanation, Placement, parse
+from p2pfs.client.answers import Explanation, Placement
 from p2pfs.client.deadline import Deadline
+from p2pfs.client.parsing import parse_line
 from p2pfs.client.pool import Pool
 from p2pfs.core import wire
 
 Row = TypeVar("Row")
 End = TypeVar("End")
 Shape = TypeVar("Shape", bound=tuple[Any, ...])
+Step = TypeVar("Step", bound=tuple[Any, ...])
 
 
 class Answers(Iterator[Row], Generic[Row, End]):
@@ -56,11 +58,13 @@ class Calls:
         with self.pool.connection(deadline) as connection:
             return wire.parse_json(connection.request(verb, *args), dict)
 
-    def stream(self, deadline: Deadline, verb: str, *args: Any, fds: tuple[int, ...] = ()) -> Answers[bytes, bytes]:
+    def stream(
+        self, deadline: Deadline, verb: str, *args: Any, body: bytes | None = None, fds: tuple[int, ...] = ()
+    ) -> Answers[bytes, bytes]:
         """The parts of a streaming verb as they come, then its last word."""
         def source() -> Generator[bytes, None, bytes]:
             with self.pool.connection(deadline) as connection:
-                stream = connection.stream(verb, *args, fds=fds)
+                stream = connection.stream(verb, *args, body=body, fds=fds)
                 for part in stream:
                     deadline.wait_s()
                     yield part
@@ -89,6 +93,18 @@ class Calls:
 
         return Answers(source())
 
+    def work(
+        self, deadline: Deadline, verb: str, options: dict[str, Any], step: type[Step],
+        progress: Callable[[Step], None] | None, shape: type[Shape],
+    ) -> Shape:
+        """A verb that takes its options as JSON and may work for long: each part goes to `progress`; its last word."""
+        parts = self.stream(deadline, verb, body=wire.dump_json(options))
+        for part in parts:
+            done = parse_line(step, part)
+            if progress is not None:
+                progress(done)
+        return parse_line(shape, parts.end)
+
     def explain(self, deadline: Deadline, ref: str) -> Answers[Placement, Explanation]:
         """EXPLAIN: a row a block, then what they add up to."""
         def source() -> Generator[Placement, None, Explanation]:
@@ -97,8 +113,3 @@ class Calls:
             return parse_line(Explanation, rows.end)
 
         return Answers(source())
-
-
-def parse_line(shape: type[Shape], line: bytes) -> Shape:
-    """One JSON line as a tuple of `answers`. Raises ProtocolError."""
-    return parse(shape, wire.parse_json(line, dict))

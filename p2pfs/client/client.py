@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from p2pfs import errors
 from p2pfs.client.answers import (
@@ -18,14 +18,27 @@ from p2pfs.client.answers import (
     Progress,
     ReadEnd,
     Removed,
+    Repinned,
+    Restored,
     Stat,
     Stored,
     Unpinned,
-    parse,
 )
 from p2pfs.client.calls import Answers, Calls
 from p2pfs.client.deadline import Deadline
+from p2pfs.client.parsing import parse
 from p2pfs.client.pool import Pool, default_address
+from p2pfs.client.reports import (
+    Audited,
+    AuditStep,
+    Collected,
+    Drained,
+    DrainStep,
+    Forgotten,
+    Scrubbed,
+    ScrubStep,
+    Status,
+)
 from p2pfs.core.cid import CID
 
 if TYPE_CHECKING:
@@ -108,6 +121,10 @@ class Client:
         """Remove the pin of a name, or all pins of a CID. Raises NotFound."""
         return parse(Unpinned, self._calls.object(self._deadline(), "UNPIN", str(ref))).removed
 
+    def restore(self, ref: Ref) -> list[Restored]:
+        """Undo `remove`, as long as the blocks are kept. Raises NotFound when they are not, or nothing was removed."""
+        return parse(Repinned, self._calls.object(self._deadline(), "RESTORE", str(ref))).restored
+
     # --- read ----------------------------------------------------------------------------------------
 
     def get(
@@ -186,17 +203,48 @@ class Client:
         """Every member of the cluster, this node among them."""
         return list(self._calls.rows(self._deadline(), Peer, "PEERS"))
 
-    def status(self) -> dict[str, Any]:
-        """Health of node and cluster as docs/OPERATIONS.md explains it.
-
-        `verdict` is `healthy`, `degraded`, `at-risk` or `lost`.
-        """
-        return self._calls.object(self._deadline(), "STATUS")
+    def status(self) -> Status:
+        """Health of node and cluster as docs/OPERATIONS.md explains it."""
+        return parse(Status, self._calls.object(self._deadline(), "STATUS"))
 
     def metrics(self) -> str:
         """The node's metrics in Prometheus text format; docs/OPERATIONS.md explains each."""
         with self._calls.pool.connection(self._deadline()) as connection:
             return connection.request("METRICS").decode("utf-8")
+
+    # --- look after the cluster ----------------------------------------------------------------------
+    # The work is the node's: it goes on when who waits for it does not.
+
+    def audit(self, *, wait: bool = False, progress: Callable[[AuditStep], None] | None = None) -> Audited:
+        """Have the node compare the catalog with its disk now: fetch what is missing, give up what is others'.
+
+        Returns at once, or with `wait` when a pass that began after the request is through.
+        """
+        return self._calls.work(self._deadline(), "AUDIT", {"wait": wait}, AuditStep, progress, Audited)
+
+    def scrub(self, *, wait: bool = False, progress: Callable[[ScrubStep], None] | None = None) -> Scrubbed:
+        """Have the node re-read and re-hash all its blocks now. Returns at once, or with `wait` when all are."""
+        return self._calls.work(self._deadline(), "SCRUB", {"wait": wait}, ScrubStep, progress, Scrubbed)
+
+    def gc(self, *, dry_run: bool = False, progress: Callable[[AuditStep], None] | None = None) -> Collected:
+        """Have the node drop the blocks that no pin wants and whose grace is over; with `dry_run` only count them."""
+        return self._calls.work(self._deadline(), "GC", {"dry_run": dry_run}, AuditStep, progress, Collected)
+
+    def drain(
+        self, *, wait: bool = False, cancel: bool = False, progress: Callable[[DrainStep], None] | None = None
+    ) -> Drained:
+        """Have the node give its shards to the others, for good; `cancel` takes them back.
+
+        Returns at once, or with `wait` when nothing is left here that the others lack. Raises TooFewNodes or Refused
+        when the others cannot hold it.
+        """
+        return self._calls.work(
+            self._deadline(), "DRAIN", {"wait": wait, "cancel": cancel}, DrainStep, progress, Drained
+        )
+
+    def forget(self, member: str) -> Forgotten:
+        """Strike a dead member, by name or id, for good. Raises NotFound, and Refused for one that lives."""
+        return parse(Forgotten, self._calls.object(self._deadline(), "FORGET", member))
 
     def _deadline(self) -> Deadline:
         return Deadline(self.timeout_s)

@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 from p2pfs import errors
 from p2pfs.client import files
-from p2pfs.client.answers import Entry, Progress, Stat, parse
-from p2pfs.client.calls import Calls, parse_line
+from p2pfs.client.answers import Entry, Progress, Stat
+from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.getting import fetch_into, link_text, read_into
+from p2pfs.client.parsing import parse, parse_line
 from p2pfs.core.cid import CID
 from p2pfs.tree import TreeWriter
 

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 from p2pfs import errors
-from p2pfs.client.answers import Imported, Progress, Stored, parse
+from p2pfs.client.answers import Imported, Progress, Stored
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.files import local_errors
+from p2pfs.client.parsing import parse
 from p2pfs.core import wire
 from p2pfs.core.directory import show
 from p2pfs.net.connection import Connection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import base64
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from p2pfs import errors
 from p2pfs.core import wire
+from tests.unit.client import fake_upkeep
 
 WAIT_S = 10.0
 
@@ -134,7 +136,11 @@ class FakeNode:
         self.requests: list[tuple[str, ...]] = []
         self.records: list[str] = []
         self.options: dict[str, Any] = {}
-        self.verdict = "healthy"
+        self.removed: list[tuple[str, str]] = []
+        """Name and CID, oldest first."""
+        self.status: dict[str, Any] = copy.deepcopy(fake_upkeep.STATUS | fake_upkeep.AUDITED)
+        self.ends = copy.deepcopy(fake_upkeep.ENDS)
+        """What the verbs of upkeep answer."""
         self.hooks: dict[str, Callable[[Talk, wire.Line], None]] = {}
         """Verb to what is done instead of the usual."""
         self.alive = threading.Event()
@@ -352,8 +358,17 @@ class FakeNode:
         cid, _ = self.resolve(line.args[0])
         names = [name for name, pinned in self.pinned.items() if line.args[0] == name or pinned == cid]
         for name in names:
-            del self.pinned[name]
+            self.removed.append((name, self.pinned.pop(name)))
         talk.ok({"removed": [{"cid": cid, "name": name} for name in names]})
+
+    def _restore(self, talk: Talk, line: wire.Line) -> None:
+        found = [(name, cid) for name, cid in self.removed if line.args[0] in (name, cid)]
+        if not found:
+            raise errors.NotFound(f"no pin was removed that {line.args[0]} means")
+        for name, cid in found:
+            self.removed.remove((name, cid))
+            self.pinned[name] = cid
+        talk.ok({"restored": [{"cid": cid, "name": name} for name, cid in found]})
 
     def _import(self, talk: Talk, line: wire.Line) -> None:
         self.options = json.loads(talk.body(line.length))
@@ -381,7 +396,22 @@ class FakeNode:
         talk.ok()
 
     def _status(self, talk: Talk, line: wire.Line) -> None:
-        talk.ok({"verdict": self.verdict, "reasons": ["away: b"], "node": "a", "pins": len(self.pinned)})
+        talk.ok(self.status)
+
+    def _upkeep(self, talk: Talk, line: wire.Line) -> None:
+        self.options = json.loads(talk.body(line.length))
+        verb = line.verb.name
+        if not self.options.get("wait", True):
+            talk.ok(self.ends[verb] | ({"is_done": False} if "is_done" in self.ends[verb] else {}))
+            return
+        for step in fake_upkeep.STEPS[verb]:
+            talk.part(step)
+        talk.ok(self.ends[verb] | {name: value for name, value in self.options.items() if name == "dry_run"})
+
+    _audit = _scrub = _gc = _drain = _upkeep
+
+    def _forget(self, talk: Talk, line: wire.Line) -> None:
+        talk.ok(self.ends["FORGET"])
 
 
 def data_of(size: int) -> bytes:

@@ -190,11 +190,11 @@ def test_stat_shows_pins_without_a_name(run: Runner, node: FakeNode) -> None:
 
 def test_status_is_a_check(run: Runner, node: FakeNode) -> None:
     assert run("status").returncode == 0
-    node.verdict = "at-risk"
+    node.status |= {"verdict": "at-risk", "reasons": ["away: b"]}
     done = run("status")
     assert done.returncode == 1
-    assert "at-risk" in done.stdout.decode()
-    assert json.loads(run("--json", "status").stdout)["reasons"] == ["away: b"]
+    assert done.stdout.decode().splitlines()[:2] == ["at-risk", "  away: b"]
+    assert json.loads(run("--json", "status").stdout) == node.status
 
 
 def test_car_in_and_out(run: Runner, node: FakeNode) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p2pfs import CID, Client, errors
-from p2pfs.client import answers
+from p2pfs.client import answers, parsing
 from p2pfs.client.remote_file import MOST_BYTES, RemoteFile
 from p2pfs.core import wire
 from tests.unit.client.fake_node import FakeNode, Talk, cid_of, data_of
@@ -90,7 +90,7 @@ def test_answers_are_typed(node: FakeNode, client: Client) -> None:
     assert (pin.name, pin.cid) == ("tree", CID.parse(cid))
     assert client.stat("tree").entries == 2
     assert [peer.name for peer in client.peers()] == ["a", "b"]
-    assert client.status()["verdict"] == "healthy"
+    assert client.status().verdict == "healthy"
     explained = client.explain("tree")
     assert [row.holders for row in explained] == [["a"]]
     assert explained.end.below_wanted == 1
@@ -154,7 +154,7 @@ def test_an_export_never_replaces_what_came_meanwhile(node: FakeNode, client: Cl
 def test_any_json_is_an_answer_or_a_protocol_error(value: Any) -> None:
     for shape in (answers.Imported, answers.Entry, answers.Removed, answers.Peer):
         try:
-            parsed = answers.parse(shape, value)
+            parsed = parsing.parse(shape, value)
         except errors.ProtocolError:
             continue
-        assert answers.parse(shape, answers.plain(parsed)) == parsed
+        assert parsing.parse(shape, parsing.plain(parsed)) == parsed

@@ -1,0 +1,109 @@
+"""One run of the command line, and how its verbs word what they print."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from p2pfs import errors
+from p2pfs.cli.output import Output
+
+if TYPE_CHECKING:
+    from p2pfs.client import Client
+
+
+class Call:
+    """One run of the command line: its options, its output, and a client that knows how much time is left."""
+
+    def __init__(self, options: dict[str, Any], output: Output) -> None:
+        from p2pfs import units
+
+        self.options = options
+        self.output = output
+        self.timeout_s: float | None = self._value("--timeout", units.parse_duration)
+        self._begin_s = time.monotonic()
+        self._client: Client | None = None
+
+    def _value(self, option: str, parse: Callable[[str], Any]) -> Any:
+        text = self.options[option]
+        try:
+            return None if text is None else parse(text)
+        except errors.UsageError as error:
+            raise errors.UsageError(f"{option}: {error}") from None
+
+    @property
+    def client(self) -> Client:
+        """The client; its next operation has what is left of the command's time."""
+        from p2pfs.client import Client
+
+        if self._client is None:
+            self._client = Client(self.options["--node"], tls_dir=self.options["--tls-dir"])
+        if self.timeout_s is not None:
+            self._client.timeout_s = max(0.001, self._begin_s + self.timeout_s - time.monotonic())
+        return self._client
+
+    @property
+    def ref(self) -> str:
+        """The REF on the command line."""
+        return str(self.options["REF"])
+
+    def count(self, option: str) -> int | None:
+        """An option that is a whole number, 1 or more."""
+        def parse(text: str) -> int:
+            if not text.isdecimal() or int(text) < 1:
+                raise errors.UsageError(f"{text[:40]!r} is no whole number from 1 on")
+            return int(text)
+
+        found: int | None = self._value(option, parse)
+        return found
+
+    def size(self, option: str) -> int | None:
+        """An option that is a number of bytes, with or without a unit."""
+        from p2pfs import units
+
+        found: int | None = self._value(option, units.parse_size)
+        return found
+
+    def close(self) -> None:
+        """Close the client, if there was one."""
+        if self._client is not None:
+            self._client.close()
+
+
+def plain(value: Any) -> Any:
+    """A typed answer as JSON holds it."""
+    from p2pfs.client import parsing
+
+    return parsing.plain(value)
+
+
+def number(count: int | None) -> str:
+    """A plain number for columns that scripts read; `-` for none."""
+    return "-" if count is None else str(count)
+
+
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    from p2pfs import units
+
+    return "-" if count is None else units.format_size(count)
+
+
+def sized(count: int | None) -> str:
+    """Bytes exactly, and for people where that differs."""
+    if count is None:
+        return "-"
+    return str(count) if count < 1024 else f"{count} ({size(count)})"
+
+
+def amount(blocks: int, size_bytes: int) -> str:
+    """A number of blocks and their size: `12 blocks (12.0 MiB)`."""
+    return f"{blocks} block{'' if blocks == 1 else 's'}" + (f" ({size(size_bytes)})" if blocks else "")
+
+
+def lasted(seconds: float) -> str:
+    """A time for people."""
+    from p2pfs import units
+
+    return units.format_duration(max(0.0, seconds))
