@@ -33,6 +33,8 @@ AVOID_S = 5.0
 """How long bulk work prefers other members after a connection failed or a deadline passed: at first, then twice as
 long each time, until a block comes through."""
 AVOID_MOST_S = 60.0
+LOST_MOST = 3
+"""A member that in so many races running did not send its block before another one did, hangs."""
 HAVE_BATCH = 1024
 
 
@@ -122,6 +124,7 @@ class Peer:
         self.in_flight = 0
         self.avoid_until = 0.0
         self._avoid_s = AVOID_S
+        self._lost = 0
         self.last_error = ""
         self.clock_ahead_s = 0.0
         """Its wall clock minus ours, as of the last HELLO."""
@@ -192,6 +195,12 @@ class Peer:
             self._avoid_s = min(AVOID_MOST_S, 2 * self._avoid_s)
         self.last_error = why
 
+    def lost_to_a_hedge(self) -> None:
+        """It was asked for a block first, was late, and another one sent it. Once is chance."""
+        self._lost += 1
+        if self._lost >= LOST_MOST:
+            self.avoid(f"sent none of the last {self._lost} blocks in time")
+
     def accuse(self, what: str) -> None:
         """It did something wrong, and not just late: avoid it for long."""
         self.avoid_until = time.monotonic() + AVOID_MOST_S
@@ -206,6 +215,7 @@ class Peer:
             yield
             self.answer_s += (time.monotonic() - begin - self.answer_s) / 8
             self._avoid_s = AVOID_S
+            self._lost = 0
             counter.labels("OK").inc()
         except errors.P2pfsError as error:
             counter.labels(error.token).inc()
