@@ -94,7 +94,8 @@ def judge(
     sums = total(figures.values())
     left_bytes = max(sums.below_bytes, sums.missing_bytes)
     time_to_go_s = _time_to_go_s(figures, sums, away, silent, rate)
-    reasons = [*_of_blocks(sums, sorted([*(one.name for one in away), *silent])), *_of_members(away, silent), *_of_work(figures, sums, time_to_go_s)]
+    absent = sorted([*(one.name for one in away), *silent])
+    reasons = [*_of_blocks(sums, absent), *_of_members(away, silent), *_of_work(figures, sums, time_to_go_s)]
     if wanted < replicas:
         reasons.append(f"{replicas} copies are wanted, the members there are can hold {wanted}")
     if not is_current:
