@@ -292,7 +292,7 @@ class Audit:
         else:
             report.collected = self._collection.drop(old, self._wanting.inventory, is_dry)
             if not is_dry:
-                self._pinning.purge()
+                self._pinning.purge(self._config().cluster.tombstone_life)
 
     def _obstacle(self, report: Report) -> str:
         """Why nothing may be collected. When it may, all catalogs were compared, and what came is in the inventory."""
