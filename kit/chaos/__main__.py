@@ -52,7 +52,7 @@ class Chaos:
         self._workers = [Worker(self.world, seed, number, self.fail) for number in range(WORKERS)]
         self._judge = Judge(self.world, self._keys, self.fail)
         self._faults = Faults(self.world, self._leave, self._judge.census)
-        self._kinds = self._faults.possible(kinds)
+        self._kinds = kinds
         self._played: Counter[str] = Counter()
 
     def _keys(self) -> list[Key]:
@@ -75,6 +75,7 @@ class Chaos:
         """The whole of it."""
         with self.world:
             self._begin = time.monotonic()
+            self._kinds = self._faults.possible(self._kinds)
             idle = {node.name: greenlets(node) for node in self.world.nodes}
             watch = Watch(self.world)
             self._play(seconds, watch)

@@ -201,9 +201,17 @@ class Worker:
     def _get(self) -> None:
         key = self._pick("kept")
         if key and self._dice.random() < 0.12:
-            self._cli("get by cli", self._node(), "-q", "get", "--force", "-o", "/dev/null", "--", key.cid)
+            self._get_by_cli(key)
         elif key:
             self.check(key)
+
+    def _get_by_cli(self, key: Key) -> None:
+        target = self._folder / "cli"
+        if self._cli("get by cli", self._node(), "--quiet", "get", "-o", str(target), "--", key.cid):
+            return
+        if tree_digest(target) != key.digest:
+            self._fail("no wrong byte is ever returned", f"p2pfs-cli get {key.name} {key.cid}")
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
 
     def check(self, key: Key) -> None:
         """A kept key is readable and equal, through one node or another, within PATIENCE_S."""
