@@ -7,14 +7,14 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from p2pfs import errors, green, metrics
 from p2pfs.core import hlc, pins, wire
 from p2pfs.core.pins import Pin
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.peers import Peer
-from p2pfs.store.catalog import Catalog, Digests
+from p2pfs.store.catalog import COMPARED, Catalog, Digests
 from p2pfs.store.snapshot import write_snapshot
 
 log = logging.getLogger(__name__)
@@ -25,15 +25,13 @@ T = TypeVar("T")
 PUSH_S = 10.0
 COMPARE_S = 60.0
 """One comparison, of a bucket after the other; what a new member lacks goes in several."""
-COMPARED = "compared."
-"""What the time of the last complete comparison with a member is remembered under, with the member's id."""
 KEEP_MS = 60_000
-"""How often that is written down."""
+"""How often the time of the last comparison with a member is written down."""
 BATCH = 250
 """Records of one PIN message: of 3.7 KiB at most each (a name of 1024 bytes, escaped in JSON), it stays under 1 MiB."""
-SNAPSHOT_S = 30.0
-SNAPSHOT_SHARE = 100
-"""Writing the snapshot may take one part in so many of the catalog's time."""
+JOURNAL_S = 5.0
+"""How often to look whether the journal wants to be written anew."""
+JOURNAL_RETRY_S = 60.0
 
 
 def wall_ms() -> int:
@@ -53,10 +51,10 @@ class Pinning:
         self._snapshot = snapshot
         self._sync_interval_s = sync_interval_s
         self._thread = green.NativePool("catalog", 1)
+        catalog.keep_journal(snapshot)
         self._now_ms = now_ms
         self._clock = hlc.Clock(now_ms(), catalog.newest_stamp())
         self._group = green.Group("catalog")
-        self._is_changed = True
         self._compared: dict[str, int] = {}
         self._kept: dict[str, int] = {}
         self._soon: set[str] = set()
@@ -65,22 +63,41 @@ class Pinning:
         """Called on the hub with the records that a merge changed; must not block."""
 
     def start(self) -> None:
-        """Begin to compare with others, and to write the text snapshot."""
+        """Begin to compare with others, and to keep the journal short."""
         self._group.loop("sync", self._sync)
-        self._group.loop("snapshot", self._write_snapshot, first_s=SNAPSHOT_S)
+        self._group.loop("journal", self._tend_journal)
 
     def stop(self) -> None:
-        """Write the snapshot if it is not current, and end. Raises NoSpace when it cannot be written."""
+        """End, and close the catalog. Raises NoSpace when its journal cannot be written; all is closed then, too."""
         self._group.close()
         try:
-            self._write_snapshot()
+            self._thread.run(self.catalog.close)
         finally:
-            self.run(self.catalog.close)
             self._thread.close()
 
     def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Any call of the catalog, in its thread."""
-        return self._thread.run(job, *args, **kwargs)
+        """Any call of the catalog, in its thread. If the database turns out to be damaged, it is begun anew first."""
+        before = self.catalog.quarantined
+        try:
+            return self._thread.run(self._run, job, args, kwargs)
+        finally:
+            if self.catalog.quarantined != before:
+                self._compared.clear()
+                self._kept.clear()
+                for peer in self._cluster.live_peers():
+                    self.sync_soon(peer.member.id)
+
+    def _run(self, job: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        catalog = self.catalog
+        if not catalog.is_damaged:
+            try:
+                return job(*args, **kwargs)
+            except errors.Corrupt as error:
+                if not catalog.is_damaged:
+                    raise
+                log.error("%s", error)
+        catalog.begin_anew()
+        return job(*args, **kwargs)
 
     # --- records -------------------------------------------------------------------------------------
 
@@ -99,7 +116,6 @@ class Pinning:
                 log.warning("catalog record %r of node %s refused: %s", pin.name, pin.origin, error)
         changed = self.run(self.catalog.merge, good)
         if changed:
-            self._is_changed = True
             metrics.PINS.set(self.run(self.catalog.counts).live)
             if self.on_change:
                 self.on_change(changed)
@@ -250,17 +266,13 @@ class Pinning:
         log.info("let go of %d old tombstones", gone)
         return gone
 
-    def _write_snapshot(self) -> float:
-        begin = time.monotonic()
-        if self._is_changed:
-            self._is_changed = False
-            try:
-                self.run(self.catalog.write_snapshot, self._snapshot)
-            except errors.P2pfsError:
-                self._is_changed = True
-                raise
-        # A large catalog takes seconds, in which no pin is made: so the less often.
-        return max(SNAPSHOT_S, SNAPSHOT_SHARE * (time.monotonic() - begin))
+    def _tend_journal(self) -> float:
+        try:
+            self.run(self.catalog.tend_journal)
+        except errors.NoSpace as error:
+            log.warning("%s; again in %g s", error, JOURNAL_RETRY_S)
+            return JOURNAL_RETRY_S
+        return JOURNAL_S
 
 
 def parse_digests(body: bytes) -> Digests:

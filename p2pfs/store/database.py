@@ -24,6 +24,15 @@ CREATE INDEX pins_by_sha256 ON pins (sha256, stamp DESC) WHERE NOT removed AND s
 CREATE INDEX pins_by_bucket ON pins (bucket, digest);
 CREATE TABLE members (id TEXT PRIMARY KEY, row TEXT NOT NULL) WITHOUT ROWID;
 """
+FRESH = "fresh"
+"""Key of `meta`: the tables were made, and nobody said yet that what there was to read into them is there."""
+_LATER = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tombstones_by_age ON pins (stamp DESC, cid, name) WHERE removed;
+"""
+"""Came after the first release. A version that does not know them can use the file all the same: no new SCHEMA."""
+FRESH = "fresh"
+"""Key of `meta`: the tables were made, and nobody said yet that what there was to read into them is there."""
 _LATER = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tombstones_by_age ON pins (stamp DESC, cid, name) WHERE removed;
@@ -36,7 +45,7 @@ class Damaged(Exception):
 
 
 def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """The database, locked and checked; and whether its tables were made just now.
+    """The database, locked and checked; and whether nothing was read into it yet (`has_begun`).
 
     Raises Damaged; Refused when it is in use, another program's or a later version's; NoSpace when it cannot be made.
     """
@@ -46,21 +55,23 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
         raise errors.NoSpace(f"cannot open the catalog {path}: {error}") from error
     try:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        is_new = _is_empty(db)
-        if not is_new:
+        is_made = _is_empty(db)
+        if not is_made:
             _refuse_foreign(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         # In this locking mode the first write takes the lock, and only closing gives it back.
         db.execute("BEGIN IMMEDIATE")
-        if is_new:
+        if is_made:
             _make_tables(db)
         _run(db, _LATER)
+        if is_made:
+            db.execute("INSERT INTO meta VALUES (?, 'yes')", (FRESH,))
         db.execute("COMMIT")
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise Damaged(verdict)
-        return db, is_new
+        return db, db.execute("SELECT 1 FROM meta WHERE key = ?", (FRESH,)).fetchone() is not None
     except sqlite3.DatabaseError as error:
         db.close()
         if is_damage(error):
@@ -71,6 +82,11 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
     except BaseException:
         db.close()
         raise
+
+
+def has_begun(db: sqlite3.Connection) -> None:
+    """What there was to read into a new database is in it."""
+    db.execute("DELETE FROM meta WHERE key = ?", (FRESH,))
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:
@@ -99,17 +115,20 @@ def _run(db: sqlite3.Connection, script: str) -> None:
 
 
 def quarantine(path: Path) -> Path:
-    """Move the database, with its log, out of the way; returns where it is now."""
+    """Move the database, with its log, out of the way; returns where it is now. Raises NoSpace."""
     folder = path.parent / "quarantine"
-    folder.mkdir(exist_ok=True)
-    number = 1
-    while (folder / f"{path.name}.{number}").exists():
-        number += 1
-    target = folder / f"{path.name}.{number}"
-    for suffix in ("-wal", "-shm", ""):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            os.replace(part, target.with_name(target.name + suffix))
+    try:
+        folder.mkdir(exist_ok=True)
+        number = 1
+        while (folder / f"{path.name}.{number}").exists():
+            number += 1
+        target = folder / f"{path.name}.{number}"
+        for suffix in ("-wal", "-shm", ""):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                os.replace(part, target.with_name(target.name + suffix))
+    except OSError as error:
+        raise errors.NoSpace(f"cannot move {path} to quarantine: {error.strerror}") from error
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import subprocess
@@ -20,7 +21,7 @@ from p2pfs.core.member import Member
 from p2pfs.core.membership import Membership, Timing
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Pin, newer, record_digest
-from p2pfs.store.catalog import Catalog
+from p2pfs.store.catalog import ANEW, COMPARED, Catalog
 from p2pfs.store.snapshot import read_snapshot, write_snapshot
 
 
@@ -104,7 +105,6 @@ def test_digests_are_kept_up_and_found_again(path: Path) -> None:
     catalog.close()
     again = Catalog(path)
     assert again.digests().buckets == before
-    assert not again.is_new
     again.close()
 
 
@@ -206,7 +206,7 @@ def test_a_catalog_of_the_first_release_is_taken_over(path: Path) -> None:
     catalog = Catalog(path)
     assert catalog.counts() == (1, 1)
     assert not catalog.is_new
-    catalog.remember("a", "1")
+    catalog.keep_journal(path.with_name("catalog.jsonl"))
     catalog.close()
 
 
@@ -369,29 +369,235 @@ def test_a_restart_does_not_begin_the_time_of_a_dead_member_anew(catalog: Catalo
     assert [row.id for row in after.owners_candidates(7.0, 150.0)] == ["me"]
 
 
-def test_a_snapshot_restores_everything(catalog: Catalog, path: Path) -> None:
-    catalog.merge([pin(number, f"näme {number}", removed=number % 7 == 0) for number in range(100)])
-    snapshot = path.with_name("catalog.jsonl")
-    catalog.write_snapshot(snapshot)
-    catalog.write_snapshot(snapshot)
+# --- the journal -------------------------------------------------------------------------------------
+
+@pytest.fixture
+def journal(path: Path) -> Path:
+    return path.with_name("catalog.jsonl")
+
+
+def opened(path: Path, journal: Path) -> Catalog:
+    """As a node does it."""
+    catalog = Catalog(path)
+    if catalog.is_new and journal.exists():
+        catalog.read_snapshot(journal)
+    catalog.keep_journal(journal)
+    return catalog
+
+
+def lose(path: Path) -> None:
+    for part in path.parent.glob(path.name + "*"):
+        part.unlink()
+
+
+def all_lines(journal: Path) -> list[Pin]:
+    bad: list[str] = []
+    found = list(read_snapshot(journal, bad.append))
+    assert bad == []
+    return found
+
+
+def test_a_snapshot_and_what_came_later_restore_everything(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number, f"näme {number}", removed=number % 7 == 0) for number in range(50)])
+    catalog.tend_journal()
+    catalog.merge([pin(number, f"näme {number}", 5, removed=number % 3 == 0) for number in range(40, 100)])
+    wanted = catalog.digests()
     assert sorted(found.name for found in path.parent.glob("catalog.jsonl*")) == ["catalog.jsonl"]
-    other = Catalog(path.with_name("other.sqlite"))
-    assert other.read_snapshot(snapshot) == 100
-    assert other.read_snapshot(snapshot) == 0
-    assert other.digests().buckets == catalog.digests().buckets
-    other.close()
+    lose(path)  # as if the node was killed: nothing was closed
+    again = opened(path, journal)
+    assert again.digests() == wanted
+    assert again.counts() == catalog.counts()
+    assert again.recall(ANEW) is None
+    again.close()
 
 
-def test_a_snapshot_cut_short_gives_what_it_has(catalog: Catalog, tmp_path: Path) -> None:
-    snapshot = tmp_path / "catalog.jsonl"
-    write_snapshot(snapshot, [pin(number) for number in range(10)], 10)
-    snapshot.write_bytes(snapshot.read_bytes()[:-20])
-    assert catalog.read_snapshot(snapshot) == 9
+def test_a_record_is_in_the_journal_when_merge_returns(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(1)])
+    assert all_lines(journal) == [pin(1)]
+    catalog.merge([pin(1), pin(2), pin(1, stamp=2, removed=True)])
+    assert all_lines(journal) == [pin(1), pin(2), pin(1, stamp=2, removed=True)]
+    catalog.close()
+
+
+def test_a_clean_stop_leaves_a_journal_that_is_taken_as_it_is(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(10)])
+    catalog.close()
+    inode = journal.stat().st_ino
+    catalog = opened(path, journal)
+    catalog.tend_journal()
+    assert journal.stat().st_ino == inode
+    catalog.merge([pin(10)])
+    catalog.close()
+    assert len(all_lines(journal)) == 11
+
+
+@pytest.mark.parametrize("change", ["removed", "cut", "behind"])
+def test_a_journal_that_is_not_current_at_the_start_is_written_anew(path: Path, journal: Path, change: str) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(10)])
+    catalog.close()
+    if change == "removed":
+        journal.unlink()
+    elif change == "cut":
+        journal.write_bytes(journal.read_bytes()[:-20])
+    else:
+        kept = journal.read_bytes()
+        catalog = opened(path, journal)
+        catalog.merge([pin(10)])
+        catalog._db.close()
+        journal.write_bytes(kept)  # power was lost before the line was on disk
+    catalog = opened(path, journal)
+    catalog.tend_journal()
+    assert set(all_lines(journal)) == set(everything(catalog))
+    catalog.close()
+
+
+def test_the_journal_is_written_anew_when_most_of_it_is_history(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.tend_journal()
+    longest = 0
+    for stamp in range(40):
+        catalog.merge([pin(number, stamp=stamp) for number in range(100)])
+        catalog.tend_journal()
+        longest = max(longest, len(all_lines(journal)))
+    assert 1000 < longest <= 1300
+    catalog.close()
+    assert set(everything(opened(path, journal))) == {pin(number, stamp=39) for number in range(100)}
+
+
+def test_a_journal_that_cannot_be_written_stops_no_merge_and_catches_up(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(1)])
+    catalog.tend_journal()
+    write = os.write
+    with monkeypatch.context() as full:
+        full.setattr("p2pfs.store.snapshot.os.write", lambda fd, data: write(fd, data[: len(data) // 2]))
+        assert catalog.merge([pin(2)]) == [pin(2)]
+        assert catalog.merge([pin(3)]) == [pin(3)]
+    assert caplog.text.count("not current") == 1
+    assert all_lines(journal) == [pin(1)]
+    catalog.merge([pin(4)])
+    assert all_lines(journal) == [pin(1), pin(4)]
+    catalog.tend_journal()
+    assert set(all_lines(journal)) == set(everything(catalog)) == {pin(number) for number in (1, 2, 3, 4)}
+    catalog.close()
+
+
+def test_a_journal_that_somebody_removed_is_written_again(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(1)])
+    catalog.tend_journal()
+    catalog.merge([pin(2)])
+    journal.unlink()
+    catalog.merge([pin(3)])
+    catalog.tend_journal()
+    assert len(all_lines(journal)) == 3
+    catalog.close()
+
+
+def test_purged_tombstones_do_not_come_back_by_the_journal(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    gone, kept = pin(1, stamp=stamp_of(5), removed=True), pin(2, stamp=stamp_of(10), removed=True)
+    catalog.merge([gone, kept, pin(3)])
+    catalog.remember(COMPARED + "other", "77")
+    assert catalog.purge(10) == 1
+    assert catalog.merge([gone]) == []
+    catalog.tend_journal()
+    wanted = catalog.digests()
+    lose(path)
+    again = opened(path, journal)
+    assert again.digests() == wanted
+    assert again.digests().purged_ms == 10
+    assert again.recall(COMPARED + "other") == "77"
+    assert again.counts() == (1, 1)
+    assert again.merge([gone]) == []
+    assert again.purge(3) == 0
+    assert again.digests().purged_ms == 10
+    assert again.merge([pin(3, stamp=stamp_of(5), removed=True)]) != []
+    again.close()
+
+
+def test_a_new_database_counts_as_new_until_it_was_filled(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(1), pin(2)])
+    lose(path)
+    killed_while_reading = Catalog(path)
+    killed_while_reading.merge([pin(1)])
+    killed_while_reading.close()
+    catalog = opened(path, journal)
+    assert catalog.counts() == (2, 0)
+    assert not catalog.is_new
+    catalog.close()
+
+
+def test_damage_that_a_query_meets_is_got_over_with_the_journal(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number, f"name-{number}" * 20) for number in range(500)])
+    wanted = catalog.digests()
+    catalog.close()
+    catalog = opened(path, journal)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+    catalog._db.execute("PRAGMA shrink_memory")
+    with pytest.raises(errors.Corrupt):
+        everything(catalog)
+    assert catalog.is_damaged
+    catalog.begin_anew()
+    assert not catalog.is_damaged
+    assert catalog.digests() == wanted
+    assert len(everything(catalog)) == 500
+    assert catalog.quarantined is not None
+    assert catalog.recall(ANEW) is None
+    catalog.merge([pin(1000)])
+    catalog.tend_journal()
+    assert set(all_lines(journal)) == set(everything(catalog))
+    catalog.close()
+
+
+def test_a_last_line_that_was_cut_off_costs_that_line_only(path: Path, journal: Path) -> None:
+    write_snapshot(journal, [pin(number) for number in range(10)], 10)
+    journal.write_bytes(journal.read_bytes()[:-20])
+    catalog = opened(path, journal)
+    assert catalog.counts() == (9, 0)
+    catalog.merge([pin(20)])
+    assert catalog.quarantined is None
+    catalog.close()
+    assert len(all_lines(journal)) == 10
+
+
+def test_a_bad_line_costs_that_line_only_and_the_file_is_kept(
+    path: Path, journal: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_snapshot(journal, [pin(number) for number in range(10)], 10)
+    data = journal.read_bytes().replace(b'"created"', b'"cre\x00ted"', 3)
+    journal.write_bytes(data)
+    catalog = opened(path, journal)
+    assert catalog.counts() == (7, 0)
+    assert catalog.recall(ANEW) == "yes"
+    assert "3 lines of the catalog's journal are lost" in caplog.text
+    assert (path.parent / "quarantine" / "catalog.jsonl.1").read_bytes() == data
+    catalog.close()
+    assert len(all_lines(journal)) == 7
+
+
+def test_a_snapshot_of_the_first_release_is_read(path: Path, journal: Path) -> None:
+    lines = [b'{"format": "p2pfs-catalog", "records": 2, "version": 1}', pin(1).to_bytes(), pin(2).to_bytes()]
+    journal.write_bytes(b"\n".join(lines) + b"\n")
+    catalog = opened(path, journal)
+    assert catalog.counts() == (2, 0)
+    catalog.close()
 
 
 def test_no_snapshot_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(errors.NotFound):
-        list(read_snapshot(tmp_path / "none"))
+        all_lines(tmp_path / "none")
 
 
 @given(st.binary(max_size=300), st.booleans())
@@ -400,18 +606,22 @@ def test_any_file_is_a_snapshot_or_malformed(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, headed: bool
 ) -> None:
     snapshot = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
-    header = b'{"format": "p2pfs-catalog", "records": 2, "version": 1}\n'
+    header = b'{"format": "p2pfs-catalog", "records": 2, "version": 2}\n'
     snapshot.write_bytes((header if headed else b"") + data)
-    with pytest.raises(errors.Malformed):
-        list(read_snapshot(snapshot))
+    bad: list[str] = []
+    if headed:
+        assert list(read_snapshot(snapshot, bad.append)) == []
+        assert len(bad) == data.count(b"\n")
+    else:
+        with pytest.raises(errors.Malformed):
+            list(read_snapshot(snapshot, bad.append))
 
 
 @pytest.mark.parametrize("header", [
-    '{"format": "p2pfs-catalog", "records": 0, "version": 2}', '{"format": "p2pfs-catalog", "version": 1}',
-    '{"format": "p2pfs-catalog", "records": true, "version": 1}', "[]", "[" * 10_000,
+    '{"format": "p2pfs-catalog", "records": 0, "version": 3}', '{"format": "p2pfs-catalog"}', "[]", "[" * 10_000,
 ])
 def test_a_bad_header_is_malformed(tmp_path: Path, header: str) -> None:
     snapshot = tmp_path / "catalog.jsonl"
     snapshot.write_text(header + "\n")
     with pytest.raises(errors.Malformed):
-        list(read_snapshot(snapshot))
+        all_lines(snapshot)
