@@ -9,7 +9,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli kit
 
-.PHONY: help venv demo test test-slow bench lint format reference clean
+.PHONY: help venv demo test test-slow bench chaos kills lint format reference clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,13 @@ test-slow: $(READY)  ## the slow tests
 
 bench: $(READY)  ## one table of figures, each beside a reference of this machine
 	$(BIN)/python -m kit.bench
+
+# ARGS: make chaos ARGS='--minutes=30 --seed=7'
+chaos: $(READY)  ## five nodes, users, and seeded faults; every promise checked (docs/CHAOS.md)
+	$(BIN)/python -m kit.chaos $(ARGS)
+
+kills: $(READY)  ## 1000 rounds of kill -9 at random moments of stores (docs/CHAOS.md)
+	$(BIN)/python -m kit.kills $(ARGS)
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check $(SOURCES)
