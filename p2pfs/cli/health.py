@@ -77,7 +77,7 @@ def _matters(found: Status, now: float) -> Iterator[tuple[str, str]]:
         + ("" if found.is_counted else "; not all counted yet")
     )
     if found.quarantined:
-        yield "quarantine", f"{found.quarantined} bad files"
+        yield "quarantine", f"files of bad blocks: {found.quarantined}"
     yield "members", ", ".join(f"{count} {state}" for state, count in found.members.items())
     yield "node", (
         f"{found.node} {found.id[:12]} at {found.address or 'no address'}, version {found.version}, "

@@ -146,8 +146,8 @@ class Bar:
             # A serial console says that its size is 0 by 0, where tqdm shows nothing.
             is_known = min(os.get_terminal_size(sys.stderr.fileno())) > 1
             self._bar = tqdm(
-                desc=printable(self.label), unit=self._unit, unit_scale=bool(self._unit), unit_divisor=1024,
-                leave=False, dynamic_ncols=is_known, ncols=None if is_known else 80,
+                desc=printable(self.label), total=total, unit=self._unit, unit_scale=bool(self._unit),
+                unit_divisor=1024, leave=False, dynamic_ncols=is_known, ncols=None if is_known else 80,
                 nrows=None if is_known else 20, file=sys.stderr,
             )
             # It has been under way for longer than its bar: the first rate counts from the beginning too.

@@ -64,7 +64,7 @@ def scrub(call: Call) -> int:
     )
     unhealed = scrubbed.bad_blocks - scrubbed.healed_blocks
     if unhealed > 0:
-        call.output.finding(f"{unhealed} bad blocks have no good copy here yet; p2pfs-cli status says what is lost")
+        call.output.finding(f"{unhealed} of {scrubbed.bad_blocks} bad not healed yet; p2pfs-cli status says what is lost")
     return 1 if unhealed > 0 else 0
 
 
