@@ -83,33 +83,34 @@ class Health(NamedTuple):
 
 def judge(
     figures: Mapping[str, Figures], away: Sequence[Away], silent: Sequence[str], wanted: int, replicas: int, rate: int,
-    is_current: bool,
+    is_current: bool, unaudited: Sequence[str] = (),
 ) -> Health:
     """What the figures mean.
 
     `figures`: of every node that answered, by its name. `silent`: names of those that live and did not answer.
     `replicas` copies are configured, `wanted` of them are possible. `rate`: bytes a second that each node fetches at
-    most. `is_current`: the audits have seen the last change of members and pins.
+    most. `is_current`: the audits have seen the last change of members and pins. `unaudited`: names of those whose
+    audit was not through yet since they started, so that they know of nothing.
     """
     sums = total(figures.values())
     left_bytes = max(sums.below_bytes, sums.missing_bytes)
     time_to_go_s = _time_to_go_s(figures, sums, away, silent, rate)
     absent = sorted([*(one.name for one in away), *silent])
-    reasons = [*_of_blocks(sums, absent), *_of_members(away, silent), *_of_work(figures, sums, time_to_go_s)]
+    reasons = [*_of_blocks(sums, absent), *_of_members(away, silent, unaudited), *_of_work(figures, sums, time_to_go_s)]
     if wanted < replicas:
         reasons.append(f"{replicas} copies are wanted, the members there are can hold {wanted}")
     if not is_current:
         reasons.append("the audit is not through with the last change yet")
-    return Health(_verdict(sums, away, silent), tuple(reasons), left_bytes, time_to_go_s)
+    return Health(_verdict(sums, [*away, *silent, *unaudited]), tuple(reasons), left_bytes, time_to_go_s)
 
 
-def _verdict(sums: Figures, away: Sequence[Away], silent: Sequence[str]) -> str:
+def _verdict(sums: Figures, unknown: Sequence[object]) -> str:
     if sums.lost_blocks:
         return "lost"
     if sums.silent_blocks or sums.single_blocks:
         return "at-risk"
     # Missing blocks alone only move: enough copies are elsewhere until they are here.
-    return "degraded" if sums.below_blocks or away or silent else "healthy"
+    return "degraded" if sums.below_blocks or unknown else "healthy"
 
 
 def _time_to_go_s(
@@ -123,7 +124,7 @@ def _time_to_go_s(
         return 0.0
     # Nobody fetches yet: the shards of who is away have to be taken over first, and by all alike, as far as is known.
     waits = [one.left_s for one in away if one.left_s > 0]
-    return min(waits) + sums.below_bytes / len(figures) / rate if waits else None
+    return min(waits, default=0.0) + sums.below_bytes / max(1, len(figures)) / rate
 
 
 def _of_blocks(sums: Figures, absent: Sequence[str]) -> Iterable[str]:
@@ -138,13 +139,15 @@ def _of_blocks(sums: Figures, absent: Sequence[str]) -> Iterable[str]:
         yield f"{_have(sums.below_blocks, sums.below_bytes)} fewer copies than wanted"
 
 
-def _of_members(away: Sequence[Away], silent: Sequence[str]) -> Iterable[str]:
+def _of_members(away: Sequence[Away], silent: Sequence[str], unaudited: Sequence[str]) -> Iterable[str]:
     for one in sorted(away, key=lambda one: one.left_s):
         if one.left_s > 0:
             until = f"are taken over in {format_duration(one.left_s)} unless it comes back"
         else:
             until = "are the others' now; bring it back, or `forget` it"
         yield f"away: {one.name}; its shards {until}"
+    if unaudited:
+        yield f"{', '.join(unaudited)} started a short while ago, and the first audit is under way"
     if silent:
         yield f"no answer from {', '.join(sorted(silent))}: what they lack is not in these figures"
 

@@ -138,6 +138,11 @@ class Audit:
         return self._compared == self._changes
 
     @property
+    def is_done_once(self) -> bool:
+        """There was a comparison since the start: before it the figures say nothing."""
+        return self._last_end is not None
+
+    @property
     def figures(self) -> Figures:
         """What this node is in charge of, and what it has still to fetch."""
         return self._standing.figures
@@ -285,7 +290,7 @@ class Audit:
         assert self._wanting.inventory is not None
         self._enter("collect", len(unwanted))
         old, young = self._collection.split(unwanted, self._config().storage.gc_grace)
-        report.waiting = Amount(len(young), sum(seen.size for _, seen in young))
+        report.waiting = report.waiting.plus(len(young), sum(seen.size for _, seen in young))
         report.held_up = self._obstacle(report)
         if report.held_up:
             report.waiting = report.waiting.plus(len(old), sum(seen.size for _, seen in old))

@@ -31,14 +31,15 @@ class Checkup(NamedTuple):
 
     figures: Figures
     is_current: bool
-    is_running: bool
+    is_done_once: bool
+    """It was through once since its start."""
     oldest_scrub_s: float | None
     lost: list[Lost]
 
     def to_wire(self) -> dict[str, Any]:
         """The answer to HEALTH."""
         return self.figures.to_wire() | {
-            "is_current": self.is_current, "is_running": self.is_running, "oldest_scrub_s": self.oldest_scrub_s,
+            "is_current": self.is_current, "is_done_once": self.is_done_once, "oldest_scrub_s": self.oldest_scrub_s,
             "lost": [lost._asdict() for lost in self.lost],
         }
 
@@ -47,14 +48,14 @@ class Checkup(NamedTuple):
         """Check an answer to HEALTH. Raises ProtocolError."""
         value = wire.parse_json(body, dict)
         oldest, lost = value.get("oldest_scrub_s"), value.get("lost")
-        is_current, is_running = value.get("is_current"), value.get("is_running")
-        if not isinstance(is_current, bool) or not isinstance(is_running, bool):
+        is_current, is_done_once = value.get("is_current"), value.get("is_done_once")
+        if not isinstance(is_current, bool) or not isinstance(is_done_once, bool):
             raise errors.ProtocolError("an answer to HEALTH does not say how current it is")
         if not isinstance(oldest, int | float | None):
             raise errors.ProtocolError("an answer to HEALTH has no oldest_scrub_s")
         if not isinstance(lost, list) or len(lost) > LOST_MOST:
             raise errors.ProtocolError(f"an answer to HEALTH lists at most {LOST_MOST} lost pins")
-        return cls(Figures.from_wire(value), is_current, is_running, oldest, [_lost(row) for row in lost])
+        return cls(Figures.from_wire(value), is_current, is_done_once, oldest, [_lost(row) for row in lost])
 
 
 def _lost(row: object) -> Lost:
@@ -72,7 +73,7 @@ def checkup(services: Services) -> Checkup:
     audit = services.audit
     lost = [Lost(str(it.pin.cid), it.pin.name, it.blocks, it.bytes) for it in audit.lost_pins[:LOST_MOST]]
     return Checkup(
-        audit.figures, audit.is_current, bool(audit.phase), services.scrub.progress()["oldest_s"], lost
+        audit.figures, audit.is_current, audit.is_done_once, services.scrub.progress()["oldest_s"], lost
     )
 
 
@@ -107,6 +108,7 @@ def overview(services: Services) -> Overview:
         figures={name: found.figures for name, found in checkups.items()}, away=_away(services),
         silent=sorted(silent), wanted=cluster.limited(config.cluster.replicas), replicas=config.cluster.replicas,
         rate=config.repair.rate, is_current=all(found.is_current for found in checkups.values()),
+        unaudited=sorted(name for name, found in checkups.items() if not found.is_done_once),
     )
     figures = total([found.figures for found in checkups.values()])
     return Overview(health, figures, _merged([lost for found in checkups.values() for lost in found.lost]))

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 SAVE_S = 5.0
 SPACE_S = 5.0
+PLACEMENT_S = 1.0
 
 
 class Node:
@@ -140,7 +141,7 @@ class Node:
         self._group.loop("recount", self._recount)
         self._group.loop("space", self._report_space)
         self._group.loop("save-members", self._save_members, first_s=SAVE_S)
-        self._group.loop("out-after", self._refresh_placement, first_s=SAVE_S)
+        self._group.loop("out-after", self._refresh_placement, first_s=PLACEMENT_S)
 
     # --- while it runs -------------------------------------------------------------------------------
 
@@ -182,7 +183,7 @@ class Node:
     def _refresh_placement(self) -> float:
         # A member that stays dead loses its shards at `out_after`, without any row changing.
         self.services.cluster.changed()
-        return SAVE_S
+        return PLACEMENT_S
 
     def reload(self, config: Config) -> None:
         """Take over what can change while running. Raises P2pfsError, and nothing has changed then."""

@@ -22,7 +22,7 @@ class Report:
     given_up: Amount = NOTHING
     collected: Amount = NOTHING
     waiting: Amount = NOTHING
-    """Unwanted, and not old enough to be collected, or held up."""
+    """Unwanted, and not collected yet: not old enough, held up, or kept for `restore`."""
     unreadable: list[CID] = field(default_factory=list)
     held_up: str = ""
     """Why nothing was collected."""

@@ -78,6 +78,8 @@ class Standing:
             live, found = self._local.run(_look_at, self._local, inventory, part, self.stand())
             report.blocks += live.blocks
             report.bytes += live.bytes
+            kept = _amount(it.size for it in found.kept)
+            report.waiting = report.waiting.plus(kept.blocks, kept.bytes)
             self._backlog.replace(part, found.missing)
             unwanted += found.unwanted
             gathered[part] = found

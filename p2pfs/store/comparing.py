@@ -25,6 +25,8 @@ class Comparison(NamedTuple):
     """This node is in charge of counting the copies; with each, whether one is here."""
     unwanted: list[tuple[Multihash, Seen]]
     """Here, and no pin wants it."""
+    kept: list[Live]
+    """Here, and only pins want it that were removed a short while ago."""
 
 
 def compare(
@@ -47,7 +49,7 @@ def _compare(
     store: BlockStore, live: Mapping[Multihash, Live], here: set[Multihash], stand_in: Callable[[int], Stand],
     blocks: Iterable[Multihash],
 ) -> Comparison:
-    found = Comparison([], [], [], [])
+    found = Comparison([], [], [], [], [])
     stands: dict[int, Stand] = {}
     for block in blocks:
         shard = shard_of(block)
@@ -60,6 +62,8 @@ def _compare(
             if task & Task.COLLECT and (seen := store.seen(block)):
                 found.unwanted.append((block, seen))
             continue
+        if is_here and not wanted.copies:
+            found.kept.append(wanted)
         if task & Task.FETCH:
             found.missing.append(wanted)
         if task & Task.GIVE_UP and (seen := store.seen(block)):

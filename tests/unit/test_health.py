@@ -151,3 +151,14 @@ def test_every_word_but_healthy_has_a_reason_and_no_time_is_negative(
     if health.verdict == "healthy":
         assert not (away or silent or sums.below_blocks or sums.single_blocks or sums.silent_blocks)
     assert judge(figures, away, silent, 1, 3, rate, not is_current).verdict == health.verdict
+
+
+def test_before_the_owners_looked_the_time_is_what_copying_takes() -> None:
+    health = judged({"node-a": Figures(below_blocks=1, below_bytes=2**20), "node-b": Figures()})
+    assert health.time_to_go_s == pytest.approx(0.5)
+
+
+def test_who_was_not_audited_since_its_start_knows_of_nothing_and_degrades() -> None:
+    health = judge({"node-a": Figures()}, [], [], 2, 2, MIB, True, unaudited=["node-a"])
+    assert health.verdict == "degraded"
+    assert "node-a" in health.reasons[0]
