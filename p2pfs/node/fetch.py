@@ -97,8 +97,11 @@ class Fetcher:
     def _from_peers(self, cid: CID, view: memoryview, was_here: bool) -> int:
         return Hunt(self._local, self._cluster, self._buffers, self._copies(), cid).run(self._group, view, was_here)
 
-    def holders(self, cids: list[CID]) -> tuple[list[set[str]], dict[str, errors.P2pfsError]]:
-        """For each of up to HAVE_BATCH blocks the ids of all members that say to have it; and who did not answer."""
+    def holders(self, cids: list[CID], mode: str = "check") -> tuple[list[set[str]], dict[str, errors.P2pfsError]]:
+        """For each of up to HAVE_BATCH blocks the ids of all members that say to have it; and who did not answer.
+
+        With `mode` "renew" the blocks are made young wherever they are.
+        """
         found: list[set[str]] = [set() for _ in cids]
         silent: dict[str, errors.P2pfsError] = {}
 
@@ -109,22 +112,21 @@ class Fetcher:
 
         def ask(peer: Peer) -> None:
             try:
-                note(peer.member.id, peer.have("check", cids))
+                note(peer.member.id, peer.have(mode, cids))
             except errors.P2pfsError as error:
                 silent[peer.member.id] = error
 
-        note(self._cluster.id, self._local.have([cid.multihash for cid in cids]))
+        note(self._cluster.id, self._local.have([cid.multihash for cid in cids], mode == "renew"))
         peers = self._cluster.live_peers()
         for start in range(0, len(peers), SEARCH_AT_ONCE):
             wave = [self._group.spawn(f"have-{peer.member.name}", ask, peer) for peer in peers[start:][:SEARCH_AT_ONCE]]
             green.wait(wave)
         return found, silent
 
-    def missing(self, cids: list[CID]) -> list[CID]:
-        """Those of up to HAVE_BATCH blocks that no member says to have."""
-        if not cids:
-            return []
-        return [cid for cid, holders in zip(cids, self.holders(cids)[0], strict=True) if not holders]
+    def gone(self, cids: list[CID]) -> list[CID]:
+        """Those of up to HAVE_BATCH blocks that no member says to have; the others are made young wherever they are."""
+        found, _ = self.holders(cids, "renew") if cids else ([], {})
+        return [cid for cid, holders in zip(cids, found, strict=True) if not holders]
 
     def close(self) -> None:
         """End what is still running."""

@@ -238,23 +238,23 @@ class Reader:
         return dag.walk(self._fetcher.branch, root, self.file_size(root) if root.codec == RAW else 0)
 
     def require_whole(self, root: CID) -> None:
-        """Raise NotFound unless every block below a root is on this node or on one that should hold it."""
+        """Raise NotFound unless every block below a root is on some member that answers.
+
+        All of them are made young: so a pin may be made for the root, though they were about to be collected.
+        """
         batch: list[CID] = []
         for visit in dag.walk(self._fetcher.branch, root):
-            if not visit.is_branch:
-                batch.append(visit.cid)
+            batch.append(visit.cid)
             if len(batch) == CHECK_AT_ONCE:
                 self._require(root, batch)
                 batch = []
         self._require(root, batch)
 
-    def _require(self, root: CID, leaves: list[CID]) -> None:
-        held = self._local.have([leaf.multihash for leaf in leaves])
-        missing = [leaf for leaf, is_here in zip(leaves, held, strict=True) if not is_here]
-        lost = self._fetcher.missing(missing)
-        if lost:
+    def _require(self, root: CID, blocks: list[CID]) -> None:
+        gone = self._fetcher.gone(blocks)
+        if gone:
             raise errors.NotFound(
-                f"{root} is not complete: {len(lost)} blocks or more are missing, the first is {lost[0]}; "
+                f"{root} is not complete: {len(gone)} blocks or more are missing, the first is {gone[0]}; "
                 "what is there is kept, the root is not pinned"
             )
 

@@ -136,10 +136,16 @@ def restore(services: Services, session: Session, line: Line) -> None:
     records = _last_known(services, line.args[0])
     for root in {pin.cid for pin in records}:
         services.reader.require_whole(root)
-    services.pinning.publish([
+    holders = services.pinning.publish([
         pin._replace(removed=False, stamp=services.pinning.stamp(), origin=services.cluster.id)
         for pin in records if pin.removed
     ])
+    quorum = services.cluster.limited(services.config.cluster.write_quorum)
+    if len(holders) < quorum:
+        raise errors.TooFewNodes(
+            f"restored here, but only {len(holders)} of the {quorum} nodes needed took the pin "
+            f"({services.cluster.names(holders)}); restore it again when more nodes are there"
+        )
     session.reply(wire.dump_json({"restored": [{"cid": str(pin.cid), "name": pin.name} for pin in records]}))
 
 

@@ -128,7 +128,6 @@ def test_before_shards_are_taken_over_that_is_waited_for() -> None:
 @pytest.mark.parametrize("figures", [
     Figures(lost_blocks=1, lost_bytes=1, below_blocks=1, below_bytes=1, missing_blocks=1, missing_bytes=1),
     Figures(silent_blocks=1, silent_bytes=1, below_blocks=1, below_bytes=1),
-    Figures(below_blocks=1, below_bytes=1),
 ])
 def test_where_nobody_can_know_no_time_is_said(figures: Figures) -> None:
     assert judged({"node-a": figures}).time_to_go_s is None
