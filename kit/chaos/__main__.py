@@ -137,6 +137,7 @@ class Chaos:
         for worker in self._workers:
             for key in [key for key in worker.keys if key.state == "kept"]:
                 worker.check(key)
+        self.report["collect_at_end_s"] = round(self._judge.wait_collected(), 1)
         now = {node.name: greenlets(node) for node in self.world.nodes}
         self.report["greenlets"] = {name: f"{count} at first, {now[name]} at the end" for name, count in idle.items()}
         if any(now[name] > count + MOST_MORE for name, count in idle.items()):

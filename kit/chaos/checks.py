@@ -29,6 +29,8 @@ HEAL_S = 120.0
 """Damage is gone within this time, though nodes come and go meanwhile."""
 END_S = 120.0
 """When all trouble is over, everything is healthy within this time."""
+COLLECT_S = 90.0
+"""Then, what nothing wants is gone within this time: gc_grace, and some audits."""
 MEMORY_GROWTH = (1.3, 32 * MIB)
 """The last third may be so much larger than the first: by this factor and that many bytes."""
 MOST_MORE = 40
@@ -204,9 +206,24 @@ class Judge:
                 copies = f"leaves {sorted(root.leaves.values())}, branches {sorted(root.branches.values())}"
                 self._fail("status tells the truth",
                            f"healthy, but {key.name} {key.cid} has {below} blocks with too few copies: {copies}")
-        stored = {mh for disk in disks for mh in disk.blocks}
         return {"kept_roots": len(self._kept()), "kept_blocks": len(wanted), "fewest_copies": fewest,
-                "unwanted_blocks": len(stored - wanted), "quarantined": sum(disk.quarantined for disk in disks)}
+                "quarantined": sum(disk.quarantined for disk in disks)}
+
+    def wait_collected(self) -> float:
+        """Until no disk has a block that no pin wants; the seconds that it took."""
+        begin = time.monotonic()
+        try:
+            wait_until(lambda: not self._unwanted(), COLLECT_S, "all is collected that nothing wants")
+        except TimeoutError:
+            self._fail("what nothing wants is collected", f"not within {COLLECT_S:g} s: {self._unwanted()[:20]}")
+        return time.monotonic() - begin
+
+    def _unwanted(self) -> list[str]:
+        disks = self.disks()
+        with Client(str(self._world.nodes[0].control), timeout_s=20) as client:
+            roots = [count_root(disks, pin.cid) for pin in client.pins()]
+        wanted = {mh for root in roots for mh in (*root.branches, *root.leaves)}
+        return [f"{disk.name} {path.name}" for disk in disks for mh, path in disk.blocks.items() if mh not in wanted]
 
     def check_catalogs(self) -> None:
         """After all nodes stopped: the same records everywhere, and in them what is expected."""

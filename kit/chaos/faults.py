@@ -22,7 +22,7 @@ from kit.chaos.world import World
 from kit.cluster import Node
 from kit.truth import Disk
 
-TROUBLE = ("kill", "pause", "partition", "oneway", "slow", "full", "clock")
+TROUBLE = ("kill", "pause", "split", "oneway", "slow", "full", "clock")
 DAMAGE = ("flip", "truncate", "vanish", "catalog")
 ALL = (*TROUBLE, *DAMAGE)
 OWNING = ("kill", "pause", "full", "clock", "catalog")
@@ -57,7 +57,7 @@ def plan(seed: int, lane: Sequence[str], size: int) -> Iterator[Step]:
     dice = random.Random(f"{seed}/{'/'.join(lane)}/{size}")
     while lane:
         kind = dice.choice(lane)
-        most = {"kill": size, "pause": 2, "partition": max(1, size // 2), "slow": size, "full": 1}.get(kind, 1)
+        most = {"kill": size, "pause": 2, "split": max(1, size // 2), "slow": size, "full": 1}.get(kind, 1)
         # Mostly one: several at once are rarer in life, too.
         count = dice.choice((1, 1, 1, min(2, most), most))
         nodes = tuple(sorted(dice.sample(range(size), count)))
@@ -79,7 +79,7 @@ class Faults:
         self._leave = leave
         self._census = census
         self._play: dict[str, Callable[[list[Node], Step], None]] = {
-            "kill": self._kill, "pause": self._pause, "partition": self._partition, "oneway": self._one_way,
+            "kill": self._kill, "pause": self._pause, "split": self._split, "oneway": self._one_way,
             "slow": self._slow, "full": self._full, "clock": self._clock, "flip": self._blocks,
             "truncate": self._blocks, "vanish": self._blocks, "catalog": self._catalog,
         }
@@ -91,7 +91,7 @@ class Faults:
         world = self._world
         lacking = {}
         if not world.has_netns:
-            lacking = dict.fromkeys(("partition", "oneway", "slow"), "network namespaces")
+            lacking = dict.fromkeys(("split", "oneway", "slow"), "network namespaces")
         elif not world.has_netem:
             lacking = {"slow": "the kernel's netem"}
         for kind in kinds:
@@ -124,7 +124,7 @@ class Faults:
         for node in nodes:
             node.signal(signal.SIGCONT)
 
-    def _partition(self, nodes: list[Node], step: Step) -> None:
+    def _split(self, nodes: list[Node], step: Step) -> None:
         others = [node for node in self._world.nodes if node not in nodes]
         pairs = [(a, b) for a in nodes for b in others]
         with contextlib.ExitStack() as stack:

@@ -45,9 +45,10 @@ def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_no_promise_breaks_under_kills_pauses_and_flips(tmp_path: Path) -> None:
     chaos = Chaos(tmp_path, SEED, 3, ["kill", "pause", "flip"], use_netns=False)
-    chaos.run(20)
+    chaos.run(12)
     assert chaos.broken == []
     assert len(chaos.report["faults"]) >= 2
     assert chaos.report["operations"]["store"]["OK"] >= 5
