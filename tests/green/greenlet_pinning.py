@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -283,6 +284,28 @@ def test_a_whole_cluster_that_was_off_for_longer_loses_nothing(world: World) -> 
     world.level()
     assert world.live("n0") == world.live("n1") == world.live("n2") == {0, 2, 3}
     assert not list(world.folder.glob("*/catalog-dropped-*"))
+
+
+def test_a_database_that_breaks_while_the_node_runs_is_begun_anew_from_journal_and_members(
+    world: World,
+) -> None:
+    world.write("n0", 0)
+    node = world.nodes["n0"]
+    broken = sqlite3.DatabaseError("database disk image is malformed")
+    broken.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+    class Broken:
+        def execute(self, *args: object) -> None:
+            raise broken
+
+        close = node.catalog._db.close
+
+    node.catalog._db = cast(Any, Broken())
+    assert [pin.cid for pin in node.run(node.catalog.pins)] == [ROOTS[0]]
+    assert node.catalog.quarantined is not None
+    assert node._soon == {"n1", "n2"}
+    world.write("n0", 1)
+    assert world.live("n0") == world.live("n1") == {0, 1}
 
 
 STEPS = st.lists(
