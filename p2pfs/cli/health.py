@@ -114,9 +114,11 @@ def _audit(state: AuditState, now: float) -> str:
 
 
 def _scrub(state: ScrubState) -> str:
-    oldest = "nothing to verify" if state.oldest_s is None else f"every block verified within {lasted(state.oldest_s)}"
+    oldest = "not every block was verified yet"
+    if state.oldest_s is not None:
+        oldest = f"every block verified within {lasted(state.oldest_s)}"
     bad = f", {state.bad_blocks} bad" if state.bad_blocks else ""
     return (
         f"{oldest} (wanted: {lasted(state.period_s)}); {'under way' if state.is_running else 'idle'}, "
-        f"{amount(state.blocks, state.bytes)} in this round{bad}"
+        f"{amount(state.blocks, state.bytes)} since the start{bad}"
     )

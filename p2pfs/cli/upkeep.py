@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from p2pfs.cli.call import Call, amount, lasted, plain
@@ -15,7 +16,7 @@ HOW_FAR = "p2pfs-cli status shows how far it is"
 
 def audit(call: Call) -> int:
     """Compare and repair now; with --wait 1 when something is missing or unreadable at the end."""
-    with call.output.steps(_audit_step) as progress:
+    with call.output.steps(audit_steps()) as progress:
         audited = call.client.audit(wait=call.options["--wait"], progress=progress)
     if not audited.is_done:
         call.output.result(plain(audited), f"the audit has begun; {HOW_FAR}")
@@ -44,10 +45,21 @@ def _audited(audited: Audited) -> str:
     return "\n".join(lines)
 
 
-def _audit_step(step: AuditStep) -> Step:
-    if step.phase == "repair":
-        return Step(step.phase, step.fetched_bytes, step.fetched_bytes + step.left_bytes)
-    return Step(step.phase, step.done, step.total, unit="")
+def audit_steps() -> Callable[[AuditStep], Step]:
+    """The steps of one audit as bars show them."""
+    fetched_before: int | None = None
+
+    def step_of(step: AuditStep) -> Step:
+        nonlocal fetched_before
+        # The node counts what it fetched since it was started.
+        if fetched_before is None:
+            fetched_before = step.fetched_bytes
+        fetched_bytes = step.fetched_bytes - fetched_before
+        if step.phase == "repair":
+            return Step(step.phase, fetched_bytes, fetched_bytes + step.left_bytes)
+        return Step(step.phase, step.done, step.total, unit="")
+
+    return step_of
 
 
 def scrub(call: Call) -> int:
@@ -64,7 +76,7 @@ def scrub(call: Call) -> int:
     )
     unhealed = scrubbed.bad_blocks - scrubbed.healed_blocks
     if unhealed > 0:
-        call.output.finding(f"{unhealed} of {scrubbed.bad_blocks} bad not healed yet; p2pfs-cli status says what is lost")
+        call.output.finding(f"{unhealed} of {scrubbed.bad_blocks} bad not healed; p2pfs-cli status says what is lost")
     return 1 if unhealed > 0 else 0
 
 
@@ -76,7 +88,7 @@ def _scrub_step(step: ScrubStep) -> Step:
 def gc(call: Call) -> int:
     """Collect now; 1 when something holds it up, unless it was only asked what would be."""
     dry_run = call.options["--dry-run"]
-    with call.output.steps(_audit_step) as progress:
+    with call.output.steps(audit_steps()) as progress:
         collected = call.client.gc(dry_run=dry_run, progress=progress)
     call.output.result(
         plain(collected),
@@ -102,14 +114,15 @@ def drain(call: Call) -> int:
     with call.output.steps(draw) as progress:
         drained = call.client.drain(wait=wait, cancel=call.options["--cancel"], progress=progress)
     left = amount(drained.left_blocks, drained.left_bytes)
-    if drained.is_drained:
+    is_over = drained.is_draining and drained.is_drained
+    if is_over:
         text = "drained: the others have all that was here; this node can be stopped"
     elif drained.is_draining:
         text = f"draining: {left} left; p2pfs-cli drain --wait waits, p2pfs-cli drain --cancel takes it back"
     else:
         text = "not draining: this node keeps its shards"
     call.output.result(plain(drained), text)
-    return 1 if wait and not drained.is_drained else 0
+    return 1 if wait and not is_over else 0
 
 
 def forget(call: Call) -> int:

@@ -17,6 +17,7 @@ class AuditStep(NamedTuple):
     """Of `total`, in this phase."""
     total: int
     fetched_bytes: int
+    """Since the node was started."""
     left_bytes: int
     """What is still to be fetched, as far as it is known by now."""
 
@@ -141,10 +142,10 @@ class ScrubState(NamedTuple):
     """The scrub as `status` shows it."""
 
     oldest_s: float | None
-    """Age of the block that was not verified for longest; None without blocks."""
+    """No block was verified longer ago than this; None when that is unknown."""
     period_s: float
     blocks: int
-    """Looked at in this round so far."""
+    """Read since the node was started."""
     bytes: int
     bad_blocks: int
     is_running: bool

@@ -11,7 +11,9 @@ import pytest
 from p2pfs import errors
 from p2pfs.cli import health, main
 from p2pfs.cli.output import Output, Step
+from p2pfs.cli.upkeep import audit_steps
 from p2pfs.client import Client
+from p2pfs.client.reports import AuditStep
 from p2pfs.core import wire
 from tests.unit.client import fake_upkeep
 from tests.unit.client.fake_node import FakeNode, Talk, cid_of
@@ -78,6 +80,7 @@ def test_what_was_removed_is_restored(node: FakeNode, cli: Any) -> None:
         ("DRAIN", "drain --wait", {"is_drained": False, "left_blocks": 2}, 1, ""),
         ("DRAIN", "drain --wait", {"is_drained": False, "is_draining": False}, 1, ""),
         ("DRAIN", "drain", {"is_drained": False, "left_blocks": 2}, 0, ""),
+        ("DRAIN", "drain --wait", {"is_draining": False}, 1, ""),
         ("DRAIN", "drain --cancel", {"is_drained": False, "is_draining": False}, 0, ""),
     ],
 )
@@ -170,7 +173,7 @@ def test_what_is_lost_at_risk_and_under_way_is_told(node: FakeNode) -> None:
         "audit       compare, 12 of 256; the last pass ended 1 m ago after 2.5 s; not through with the last change",
         "gc          held up: b: away",
         f"unreadable  {CID}: below it a branch cannot be read; p2pfs-cli explain {CID}",
-        "scrub       every block verified within 3 d (wanted: 30 d); under way, 10 blocks (10.0 MiB) in this round, "
+        "scrub       every block verified within 3 d (wanted: 30 d); under way, 10 blocks (10.0 MiB) since the start, "
         "1 bad",
         "space       90 blocks (90.0 MiB) here, 1000 MiB free; not all counted yet",
         "quarantine  files of bad blocks: 2",
@@ -186,7 +189,7 @@ def test_what_nobody_knows_is_not_made_up(node: FakeNode) -> None:
     lines = lines_of(node)
     assert "left        1.00 MiB to copy or move, nobody can know how long" in lines
     assert "audit       idle; no pass is through yet" in lines
-    assert any(line.startswith("scrub       nothing to verify") for line in lines)
+    assert any(line.startswith("scrub       not every block was verified yet") for line in lines)
     node.status = dict(fake_upkeep.STATUS)
     assert not {line.split()[0] for line in lines_of(node)} & {"blocks", "left", "audit", "scrub"}
 
@@ -197,6 +200,12 @@ def test_many_lost_pins_are_counted(node: FakeNode, cli: Any) -> None:
     assert sum(line.startswith("lost ") for line in lines) == health.MOST_LOST + 1
     assert "lost        and 30 more pins; --json names them" in lines
     assert len(json.loads(cli("--json", "status")[1])["lost_pins"]) == 50
+
+
+def test_repair_is_shown_from_where_it_was_when_the_request_came() -> None:
+    step_of = audit_steps()
+    assert step_of(AuditStep("walk", 1, 2, 900, 0)) == Step("walk", 1, 2, "")
+    assert step_of(AuditStep("repair", 0, 0, 920, 80)) == Step("repair", 20, 100)
 
 
 # --- progress --------------------------------------------------------------------------------------------
