@@ -17,19 +17,14 @@ import pytest
 
 from kit.cluster import Cluster, Node, wait_until
 from p2pfs import Client, errors
-from p2pfs.client.deadline import Deadline
-from p2pfs.core import wire
 
 DAY_S = 86_400
 
 
 def scrub(node: Node, *, wait: bool = True) -> dict[str, Any]:
     """What a scrub of everything on this node's disk found."""
-    with Client(str(node.control)) as client, client._calls.pool.connection(Deadline(100)) as connection:
-        answer = connection.stream("SCRUB", body=wire.dump_json({"wait": wait}))
-        for part in answer:
-            assert wire.parse_json(part, dict)["total"] == 4096
-        return wire.parse_json(answer.result, dict)
+    report: dict[str, Any] = node.json("scrub", *(["--wait"] if wait else []), check=False)[0]
+    return report
 
 
 def block_files(node: Node) -> list[Path]:
@@ -46,7 +41,7 @@ def quarantined(node: Node) -> list[str]:
 
 
 def rewrite(path: Path, data: bytes) -> None:
-    """Other bytes under the same name, from one moment to the next: whoever reads meanwhile meets one damage, not two."""
+    """Other bytes under the same name, from one moment to the next: who reads meanwhile meets one damage, not two."""
     aside = path.parents[2] / "aside"
     aside.write_bytes(data)
     aside.replace(path)
@@ -164,9 +159,7 @@ def test_a_vanished_block_comes_back_by_an_audit(cluster: Cluster, contents: dic
         for path in victims:
             path.unlink()
         assert scrub(b)["bad_blocks"] == 0
-        with Client(str(b.control)) as client, client._calls.pool.connection(Deadline(100)) as connection:
-            answer = connection.stream("AUDIT", body=wire.dump_json({"wait": True}))
-            assert list(answer) is not None
+        b.cli("audit", "--wait")
         for path in victims:
             wait_until(lambda path=path: is_good(path), 30, f"{path.name} is back")
 
