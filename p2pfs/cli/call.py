@@ -99,7 +99,12 @@ def sized(count: int | None) -> str:
 
 def amount(blocks: int, size_bytes: int) -> str:
     """A number of blocks and their size: `12 blocks (12.0 MiB)`."""
-    return f"{blocks} block{'' if blocks == 1 else 's'}" + (f" ({size(size_bytes)})" if blocks else "")
+    return counted(blocks, "block") + (f" ({size(size_bytes)})" if blocks else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 pin`, `2 pins`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def lasted(seconds: float) -> str:

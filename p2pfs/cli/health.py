@@ -106,7 +106,7 @@ def _audit(state: AuditState, now: float) -> str:
     if state.last_end is None:
         parts.append("no pass is through yet")
     else:
-        took = "" if state.last_s is None else f" after {lasted(state.last_s)}"
+        took = "" if state.last_s is None else f" and took {lasted(state.last_s)}"
         parts.append(f"the last pass ended {lasted(now - state.last_end)} ago{took}")
     if not state.is_current:
         parts.append("not through with the last change")

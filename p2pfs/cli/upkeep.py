@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from p2pfs.cli.call import Call, amount, lasted, plain
+from p2pfs.cli.call import Call, amount, counted, lasted, plain
 from p2pfs.cli.output import Step
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def audit(call: Call) -> int:
 
 def _audited(audited: Audited) -> str:
     lines = [
-        f"compared {audited.pins} pins, {amount(audited.blocks, audited.bytes)}, in {lasted(audited.seconds)}",
+        f"compared {counted(audited.pins, 'pin')}, {amount(audited.blocks, audited.bytes)}, "
+        f"in {lasted(audited.seconds)}",
         f"fetched {amount(audited.fetched_blocks, audited.fetched_bytes)}, "
         f"gave up {amount(audited.given_up_blocks, audited.given_up_bytes)}, "
         f"collected {amount(audited.collected_blocks, audited.collected_bytes)}; "
@@ -94,7 +95,8 @@ def gc(call: Call) -> int:
         plain(collected),
         f"{'would collect' if dry_run else 'collected'} "
         f"{amount(collected.collected_blocks, collected.collected_bytes)}; "
-        f"{amount(collected.waiting_blocks, collected.waiting_bytes)} unwanted, but not for long enough yet",
+        f"{amount(collected.waiting_blocks, collected.waiting_bytes)} unwanted and "
+        f"waiting{'' if collected.held_up else ' for the end of their grace'}",
     )
     if collected.held_up:
         call.output.finding(f"collection is held up: {collected.held_up}")

@@ -80,7 +80,7 @@ class Collected(NamedTuple):
     collected_blocks: int
     collected_bytes: int
     waiting_blocks: int
-    """Unwanted, and still in their grace."""
+    """Unwanted, and not collected: still in their grace, kept for `restore`, or held up."""
     waiting_bytes: int
     held_up: str
     """Why nothing is collected; empty when nothing stands in the way."""

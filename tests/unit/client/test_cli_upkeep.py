@@ -46,9 +46,9 @@ def cli(node: FakeNode, capfd: pytest.CaptureFixture[str]) -> Any:
          "gave up 3 blocks (3.00 MiB), collected 0 blocks; 0 blocks missing\n"),
         ("scrub", "the scrub has begun; p2pfs-cli status shows how far it is\n"),
         ("scrub --wait", "verified 40 blocks (40.0 MiB) in 3.0 s: 2 bad, 2 of them healed\n"),
-        ("gc", "collected 5 blocks (5.00 MiB); 1 block (1.00 MiB) unwanted, but not for long enough yet\n"),
-        ("gc --dry-run", "would collect 5 blocks (5.00 MiB); 1 block (1.00 MiB) unwanted, "
-         "but not for long enough yet\n"),
+        ("gc", "collected 5 blocks (5.00 MiB); 1 block (1.00 MiB) unwanted and waiting for the end of their grace\n"),
+        ("gc --dry-run", "would collect 5 blocks (5.00 MiB); 1 block (1.00 MiB) unwanted "
+         "and waiting for the end of their grace\n"),
         ("drain --wait", "drained: the others have all that was here; this node can be stopped\n"),
         ("forget b", f"b {'b' * 12} is forgotten\n"),
     ],
@@ -170,7 +170,7 @@ def test_what_is_lost_at_risk_and_under_way_is_told(node: FakeNode) -> None:
         "left        3.00 MiB to copy or move, 2 m 5 s to go",
         f"lost        {CID}  photos: 1 block (1.00 MiB)",
         f"lost        {CID}  (no name): 1 block (1.00 MiB)",
-        "audit       compare, 12 of 256; the last pass ended 1 m ago after 2.5 s; not through with the last change",
+        "audit       compare, 12 of 256; the last pass ended 1 m ago and took 2.5 s; not through with the last change",
         "gc          held up: b: away",
         f"unreadable  {CID}: below it a branch cannot be read; p2pfs-cli explain {CID}",
         "scrub       every block verified within 3 d (wanted: 30 d); under way, 10 blocks (10.0 MiB) since the start, "
