@@ -1,0 +1,365 @@
+"""Collection that cannot eat live data: a state machine over three real nodes, which crash and come back.
+
+It mixes stores (of blocks that were unwanted for long, too), gets, rm, restore, collection, audits, kill -9 and
+restarts. After each step: what was acknowledged and not removed is readable and equal, from every node that runs. At
+the end: the disks hold every live block as often as wanted, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from kit import truth
+from kit.cluster import Cluster, Node, wait_until
+from p2pfs import Client, errors
+from p2pfs.core.cid import CID
+
+KIB = 1024
+TILE_BYTES = 256 * KIB
+"""One leaf each."""
+GRACE_S = 2.0
+COPIES = 2
+PATIENCE_S = 30.0
+"""For what has to come by itself."""
+SEED = "P2PFS_TEST_SEED"
+"""Environment variable with the seed of the long form, to run it again."""
+
+FILES = {"leaf": "", "ab": "ab", "ac": "ac", "bca": "bca"}
+"""Files by name, and the tiles that they begin with: they share blocks."""
+FOLDERS = {"folder": ("leaf", "ab"), "other": ("ac", "ab", "bca")}
+
+
+def bytes_of(salt: str, name: str) -> bytes:
+    """The content of a file; other bytes for each salt."""
+    tiles = (random.Random(f"{salt} {tile}").randbytes(TILE_BYTES) for tile in FILES[name])
+    return b"".join(tiles) + random.Random(f"{salt} {name}").randbytes(1000)
+
+
+def write_content(folder: Path, salt: str) -> dict[str, Path]:
+    """All that a machine may store, by name."""
+    paths = {name: folder / name for name in (*FILES, *FOLDERS)}
+    for name in FILES:
+        paths[name].write_bytes(bytes_of(salt, name))
+    for name, inside in FOLDERS.items():
+        paths[name].mkdir()
+        for file in inside:
+            (paths[name] / file).write_bytes(bytes_of(salt, file))
+    return paths
+
+
+@dataclass
+class Pin:
+    """What the model knows of a name that was stored once."""
+
+    cid: CID
+    content: str
+    is_live: bool
+    removed_at: float = 0.0
+    """When its removal was asked for, by the monotonic clock."""
+
+
+class Bench:
+    """The cluster, which the examples share as long as none fails: nodes take long to start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cluster: Cluster | None = None
+        self._examples = 0
+
+    def cluster(self) -> Cluster:
+        """Three nodes that run."""
+        if self._cluster is None:
+            self._cluster = Cluster(
+                self.new_folder(), 3, cluster__replicas=str(COPIES), cluster__write_quorum=str(COPIES),
+                storage__chunker="fixed-256KiB", storage__gc_grace=f"{GRACE_S:g}s",
+                repair__sync_interval="200ms", repair__out_after="1h",
+            )
+            # One collects all the time; on the others blocks that nobody wants grow old.
+            self._cluster[0].options["repair.audit_interval"] = "1s"
+            self._cluster.start()
+        return self._cluster
+
+    def new_folder(self) -> Path:
+        """One that nobody else has."""
+        self._examples += 1
+        folder = self._folder / str(self._examples)
+        folder.mkdir()
+        return folder
+
+    def close(self) -> None:
+        """End the nodes; the next example begins with new ones."""
+        if self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None
+
+
+class Source(io.RawIOBase):
+    """A file whose reader is made to do something else once, before the last 1000 bytes of it."""
+
+    def __init__(self, data: bytes, meanwhile: Callable[[], None]) -> None:
+        self._data = io.BytesIO(data)
+        self._pause_at = len(data) - 1000
+        self._meanwhile = meanwhile
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if self._data.tell() == self._pause_at:
+            self._meanwhile()
+            return self._data.read(size)
+        return self._data.read(min(size, self._pause_at - self._data.tell()) if size >= 0 else self._pause_at)
+
+
+CONTENT = st.sampled_from([*FILES, *FOLDERS])
+ALIAS = st.sampled_from(["x", "y"])
+NUMBER = st.integers(0, 11)
+"""Of a node or a pin, modulo how many there are."""
+
+
+class Machine(RuleBasedStateMachine):
+    """Pins by name, and three nodes of which one may be down."""
+
+    bench: ClassVar[Bench]
+
+    @initialize()
+    def begin(self) -> None:
+        with self.acting():
+            self.cluster = self.bench.cluster()
+            folder = self.bench.new_folder()
+            self.salt = folder.name
+            self.paths = write_content(folder, self.salt)
+            self.pins: dict[str, Pin] = {}
+            self.down: Node | None = None
+
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[None]:
+        """What fails within leaves a cluster of which nothing is known."""
+        try:
+            yield
+        except BaseException:
+            self.bench.close()
+            self.is_broken = True
+            raise
+
+    is_broken = False
+
+    def node(self, number: int) -> Node:
+        running = self.cluster.running()
+        return running[number % len(running)]
+
+    def name_of(self, number: int, *, is_live: bool) -> str:
+        names = sorted(name for name, pin in self.pins.items() if pin.is_live == is_live)
+        return names[number % len(names)]
+
+    def has_live(self) -> bool:
+        return any(pin.is_live for pin in self.pins.values())
+
+    def has_removed(self) -> bool:
+        return any(not pin.is_live for pin in self.pins.values())
+
+    # --- what users do -------------------------------------------------------------------------------
+
+    @rule(content=CONTENT, alias=ALIAS, number=NUMBER)
+    def store(self, content: str, alias: str, number: int) -> None:
+        with self.acting(), client(self.node(number)) as user:
+            stored = user.store(self.paths[content], name=f"{self.salt}-{content}-{alias}")
+            assert stored.replicas >= COPIES
+            self.pins[stored.name] = Pin(stored.cid, content, True)
+
+    @rule(content=st.sampled_from(["ab", "ac", "bca"]), alias=ALIAS, number=NUMBER)
+    def store_while_all_collect(self, content: str, alias: str, number: int) -> None:
+        """The tiles are on their way, and all nodes collect before the end comes."""
+        with self.acting(), client(self.node(number)) as user:
+            source = Source(bytes_of(self.salt, content), self.collect_everywhere)
+            stored = user.store(source, name=f"{self.salt}-{content}-{alias}")  # type: ignore[arg-type]
+            self.pins[stored.name] = Pin(stored.cid, content, True)
+
+    def collect_everywhere(self) -> None:
+        for node in self.cluster.running():
+            with client(node) as user:
+                user.gc()
+
+    @precondition(has_live)
+    @rule(pick=NUMBER, number=NUMBER)
+    def get(self, pick: int, number: int) -> None:
+        name, node = self.name_of(pick, is_live=True), self.node(number)
+        with self.acting(), client(node) as user:
+            target = self.paths["leaf"].parent / "back" / str(time.monotonic_ns())
+            target.parent.mkdir(exist_ok=True)
+            user.get(name, target)
+            assert contents(target) == contents(self.paths[self.pins[name].content])
+
+    @precondition(has_live)
+    @rule(pick=NUMBER, number=NUMBER)
+    def rm(self, pick: int, number: int) -> None:
+        name = self.name_of(pick, is_live=True)
+        with self.acting(), client(self.node(number)) as user:
+            pin = self.pins[name]
+            pin.removed_at = time.monotonic()
+            pin.is_live = False
+            assert [row.name for row in user.remove(name)] == [name]
+
+    @precondition(has_removed)
+    @rule(pick=NUMBER, number=NUMBER)
+    def restore(self, pick: int, number: int) -> None:
+        """Within the grace it works; later it may, and then that counts."""
+        name = self.name_of(pick, is_live=False)
+        with self.acting(), client(self.node(number)) as user:
+            pin = self.pins[name]
+            try:
+                user.restore(name)
+                pin.is_live = True
+            except errors.NotFound:
+                assert time.monotonic() - pin.removed_at > GRACE_S, f"{name} was not kept for {GRACE_S:g} s"
+
+    # --- what operators do, and what happens to nodes ------------------------------------------------
+
+    @rule(number=NUMBER, dry_run=st.booleans())
+    def gc(self, number: int, dry_run: bool) -> None:
+        with self.acting(), client(self.node(number)) as user:
+            collected = user.gc(dry_run=dry_run)
+            assert collected.dry_run == dry_run
+            if self.down is not None:
+                assert collected.held_up, f"collected while {self.down.name} was away"
+                assert collected.collected_blocks == 0
+
+    @rule(number=NUMBER)
+    def audit(self, number: int) -> None:
+        with self.acting(), client(self.node(number)) as user:
+            user.audit(wait=True)
+
+    @rule()
+    def grow_old(self) -> None:
+        """All that is stored by now becomes older than the grace, as far as nobody renews it."""
+        end = time.monotonic() + GRACE_S
+        wait_until(lambda: time.monotonic() > end, GRACE_S + 1, "the grace is over")
+
+    @precondition(lambda self: self.down is None)
+    @rule(number=NUMBER)
+    def kill(self, number: int) -> None:
+        with self.acting():
+            self.down = self.node(number)
+            self.down.kill()
+
+    @precondition(lambda self: self.down is not None)
+    @rule()
+    def restart(self) -> None:
+        """It is back when it has heard what it missed: until then its users work with what it knew."""
+        with self.acting():
+            assert self.down is not None
+            self.down.start()
+            self.down = None
+            self.cluster.wait_alive()
+            live = {name for name, pin in self.pins.items() if pin.is_live}
+            for node in self.cluster:
+                wait_until(lambda node=node: self.names(node) == live, PATIENCE_S, f"{node.name} knows {live}")
+
+    def names(self, node: Node) -> set[str]:
+        with client(node) as user:
+            return {row.name for row in user.pins() if row.name.startswith(f"{self.salt}-")}
+
+    # --- what is promised ----------------------------------------------------------------------------
+
+    @invariant()
+    def what_is_pinned_is_readable_and_equal(self) -> None:
+        live = {pin.cid: pin.content for pin in self.pins.values() if pin.is_live}
+        with self.acting():
+            for node in self.cluster.running():
+                with client(node) as user:
+                    for cid, content in live.items():
+                        for path, data in contents(self.paths[content]).items():
+                            ref = f"{cid}/{path}" if path else str(cid)
+                            assert b"".join(user.read(ref)) == data, f"{content}/{path} from {node.name}"
+
+    def teardown(self) -> None:
+        if self.is_broken or not hasattr(self, "down"):
+            return
+        if self.down is not None:
+            self.restart()
+        with self.acting():
+            # The others' catalogs are compared in a moment, and the last removal grows older than the grace.
+            wait_until(self.is_settled, PATIENCE_S, "each live block has its copies, and nothing else is on the disks")
+            for node in self.cluster:
+                with client(node) as user:
+                    wait_until(lambda user=user: user.status().verdict == "healthy", PATIENCE_S, "all say so")
+            with client(self.cluster[0]) as user:
+                for name, pin in self.pins.items():
+                    if pin.is_live:
+                        user.remove(name)
+
+    def is_settled(self) -> bool:
+        """After an audit and a collection of all nodes."""
+        for node in self.cluster:
+            with client(node) as user:
+                user.audit(wait=True)
+                user.gc()
+        disks = [truth.Truth().disk(node.data_dir) for node in self.cluster]
+        roots = [truth.count_root(disks, pin.cid) for pin in self.pins.values() if pin.is_live]
+        assert not any(disk.bad or disk.foreign for disk in disks)
+        assert not any(root.lost for root in roots)
+        is_whole = all(
+            set(root.leaves.values()) <= {COPIES} and set(root.branches.values()) <= {len(disks)} for root in roots
+        )
+        wanted = {block for root in roots for block in (*root.leaves, *root.branches)}
+        return is_whole and {block for disk in disks for block in disk.blocks} == wanted
+
+
+def client(node: Node) -> Client:
+    return Client(str(node.control), timeout_s=60)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Files below a path by their names in it; a file itself has none."""
+    if path.is_file():
+        return {"": path.read_bytes()}
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Machine.bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+COMMON = settings(
+    deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), print_blob=False
+)
+"""A failure is shown as it came: with real nodes and clocks there is no making it smaller."""
+
+
+@pytest.mark.usefixtures("bench")
+def test_a_few_programs() -> None:
+    few = settings(COMMON, derandomize=True, max_examples=3, stateful_step_count=16)
+    run_state_machine_as_test(Machine, settings=few)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("bench")
+def test_many_programs() -> None:
+    number = int(os.environ.get(SEED) or random.randrange(1 << 32))
+    print(f"{SEED}={number}")
+    many = settings(COMMON, max_examples=40, stateful_step_count=30)
+    run_state_machine_as_test(seed(number)(Machine), settings=many)
