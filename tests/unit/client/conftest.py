@@ -11,6 +11,7 @@ import pytest
 from p2pfs import Client
 from p2pfs.net import certificates, tls
 from tests.unit.client.fake_node import FakeNode
+from tests.unit.client.runner import Runner
 
 
 @pytest.fixture
@@ -32,6 +33,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def run(node: FakeNode, tmp_path: Path) -> Runner:
+    """The command line as a process, in an empty folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return Runner(node, folder)
 
 
 @pytest.fixture

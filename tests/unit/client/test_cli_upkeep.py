@@ -17,9 +17,7 @@ from p2pfs.client.reports import AuditStep
 from p2pfs.core import wire
 from tests.unit.client import fake_upkeep
 from tests.unit.client.fake_node import FakeNode, Talk, cid_of
-from tests.unit.client.test_cli import Runner, on_terminal, run
-
-__all__ = ["run"]
+from tests.unit.client.runner import Runner, on_terminal
 
 MIB = 1024 * 1024
 CID = cid_of(b"x")

@@ -107,10 +107,12 @@ def test_the_readme_shows_lists_of_pins_and_entries(
     monkeypatch.setenv("P2PFS_NODE", node.address)
     Path("model.bin").write_bytes(data_of(5000))
     node.keep({b"a.txt": b"a"}, "some-directory")
+    node.keep(b"of last year", "old.bin")
     seen: dict[str, Any] = {}
     exec(example, seen)
     assert Path("copy.bin").read_bytes() == data_of(5000)
-    assert {pin.name for pin in seen["pins"]} == {"model.bin", "some-directory"}
+    assert {pin.name for pin in seen["pins"]} == {"model.bin", "some-directory", "old.bin"}
+    assert node.requests[-1] == ("RESTORE", "old.bin")
     assert seen["names"] == ["a.txt"]
 
 
