@@ -9,7 +9,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli kit
 
-.PHONY: help venv demo test test-slow bench chaos kills lint format reference clean
+.PHONY: help venv demo test test-slow bench soak chaos kills lint format reference clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ chaos: $(READY)  ## five nodes, users, and seeded faults; every promise checked 
 
 kills: $(READY)  ## 1000 rounds of kill -9 at random moments of stores (docs/CHAOS.md)
 	$(BIN)/python -m kit.kills $(ARGS)
+
+soak: $(READY)  ## an hour of full load on three nodes: nobody is taken for dead, nothing grows
+	$(BIN)/python -m kit.soak $(ARGS)
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check $(SOURCES)
