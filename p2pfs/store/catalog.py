@@ -16,16 +16,15 @@ import logging
 import operator
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from p2pfs import errors
-from p2pfs.core.cid import CID
 from p2pfs.core.hlc import stamp_of
 from p2pfs.core.member import Member
 from p2pfs.core.pins import BUCKETS, Pin, bucket_of, is_past, newer, record_digest
-from p2pfs.store.database import Damaged, has_begun, is_damage, open_database, quarantine
+from p2pfs.store.database import Damaged, has_begun, open_database, quarantine
+from p2pfs.store.records import COLUMNS, Records, to_pin
 from p2pfs.store.snapshot import Journal, read_snapshot
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,6 @@ _JOURNAL = "journal"
 """Key: bytes and records of the journal, and the fingerprint of the catalog, as a clean stop left them."""
 _MIN_LINES = 1000
 """A journal is not rewritten for less."""
-_COLUMNS = "cid, name, size, sha256, replicas, blocks, created, stamp, origin, removed"
 
 
 class Counts(NamedTuple):
@@ -61,7 +59,7 @@ class Digests(NamedTuple):
     """Tombstones from before this time are gone (milliseconds since 1970); 0: none ever went."""
 
 
-class Catalog:
+class Catalog(Records):
     """The catalog in `path`, made when there is none.
 
     Raises Refused when another process has it open, when it is another program's, or when a later p2pfs wrote
@@ -69,13 +67,11 @@ class Catalog:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.quarantined: Path | None = None
         """Where the damaged file went that was found here; the node should then sync, and tell the operator."""
         self.is_new = False
         """There was none, or only a damaged one, and nobody said (`keep_journal`) that it was filled again."""
-        self.is_damaged = False
-        """A query found the file broken: only `begin_anew` helps."""
         self._journal: Journal | None = None
         self._open()
 
@@ -148,9 +144,9 @@ class Catalog:
 
     def _take(self, pin: Pin, digests: list[int], counts: list[int]) -> bool:
         key = (pin.cid.encode(), pin.name)
-        same = f"SELECT {_COLUMNS}, digest FROM pins WHERE cid = ? AND name = ?"
+        same = f"SELECT {COLUMNS}, digest FROM pins WHERE cid = ? AND name = ?"
         found = self._db.execute(same, key).fetchone()
-        old = _pin(found) if found else None
+        old = to_pin(found) if found else None
         if is_past(pin, self._purged_ms) if old is None else not newer(pin, old):
             return False
         bucket, digest = bucket_of(pin.key), record_digest(pin)
@@ -159,7 +155,7 @@ class Catalog:
             counts[old.removed] -= 1
         counts[pin.removed] += 1
         self._db.execute(
-            f"INSERT OR REPLACE INTO pins ({_COLUMNS}, bucket, digest) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            f"INSERT OR REPLACE INTO pins ({COLUMNS}, bucket, digest) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             (*key, *pin[2:], bucket, digest.to_bytes(16, "big")),
         )
         return True
@@ -181,63 +177,6 @@ class Catalog:
             self._journal.is_current = False
         return gone
 
-    def oldest_removed(self) -> Pin | None:
-        """The oldest tombstone."""
-        return next(iter(self._select("removed ORDER BY stamp LIMIT 1")), None)
-
-    def pins(self, after: Pin | None = None, limit: int = 1000) -> list[Pin]:
-        """A page of the live pins, newest first (by stamp, then CID and name); `after` is the last of the
-        page before.
-
-        Pins that change meanwhile move to the front: no page shows one twice, and none that stays is left
-        out.
-        """
-        return self._page("NOT removed", (), after, limit)
-
-    def removed_since(self, ms: int, after: Pin | None = None, limit: int = 1000) -> list[Pin]:
-        """A page of the tombstones with a time (`hlc.ms_of`) of at least `ms`, newest first; `after` as for `pins`."""
-        return self._page("removed AND stamp >= ?", (stamp_of(ms),), after, limit)
-
-    def _page(self, where: str, args: tuple[int, ...], after: Pin | None, limit: int) -> list[Pin]:
-        order = "ORDER BY stamp DESC, cid, name LIMIT ?"
-        if after is None:
-            return self._select(f"{where} {order}", *args, limit)
-        return self._select(
-            f"{where} AND stamp <= ? AND (stamp < ? OR (cid, name) > (?, ?)) {order}",
-            *args, after.stamp, after.stamp, after.cid.encode(), after.name, limit,
-        )
-
-    def find_name(self, name: str) -> Pin | None:
-        """The newest live pin of that name."""
-        if not name or not _is_text(name):
-            return None
-        return next(iter(self._select("name = ? AND NOT removed ORDER BY stamp DESC LIMIT 1", name)), None)
-
-    def find_cid(self, cid: CID) -> list[Pin]:
-        """All live pins of a root, newest first."""
-        return self._select("cid = ? AND NOT removed ORDER BY stamp DESC, name", cid.encode())
-
-    def find_sha256(self, digest: str) -> Pin | None:
-        """The newest live pin of a file with that plain SHA-256, in lower-case hex."""
-        where = "sha256 = ? AND sha256 IS NOT NULL AND NOT removed ORDER BY stamp DESC LIMIT 1"
-        return next(iter(self._select(where, digest)), None)
-
-    def find_removed(self, *, cid: CID | None = None, name: str = "", sha256: str = "") -> list[Pin]:
-        """The tombstones of a root, or of a name, or of a file's SHA-256 (lower-case hex); newest first.
-
-        A name or a SHA-256 is looked for in all tombstones: this is for the rare case that somebody wants one back.
-        """
-        order = "removed ORDER BY stamp DESC, cid, name"
-        if cid is not None:
-            return self._select(f"cid = ? AND {order}", cid.encode())
-        if sha256:
-            return self._select(f"sha256 = ? AND {order}", sha256)
-        return self._select(f"name = ? AND {order}", name) if name and _is_text(name) else []
-
-    def bucket(self, number: int) -> list[Pin]:
-        """All records of a bucket, tombstones among them, by CID and name."""
-        return self._select("bucket = ? ORDER BY cid, name", number)
-
     def digests(self) -> Digests:
         """What to compare with another node by; kept in memory."""
         return Digests(list(self._digests), self._purged_ms)
@@ -245,15 +184,6 @@ class Catalog:
     def counts(self) -> Counts:
         """How many records there are; kept in memory."""
         return Counts(*self._counts)
-
-    def newest_stamp(self) -> int:
-        """The largest stamp of any record, 0 without one: where the node's clock has to go on."""
-        with self._errors():
-            return int(self._db.execute("SELECT coalesce(max(stamp), 0) FROM pins").fetchone()[0])
-
-    def _select(self, where: str, *args: Any) -> list[Pin]:
-        with self._errors():
-            return [_pin(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM pins WHERE {where}", args)]
 
     # --- the journal --------------------------------------------------------------------------------
 
@@ -291,8 +221,8 @@ class Catalog:
 
     def _everything(self) -> Iterator[Pin]:
         with self._errors():
-            for row in self._db.execute(f"SELECT {_COLUMNS} FROM pins ORDER BY cid, name"):
-                yield _pin(row)
+            for row in self._db.execute(f"SELECT {COLUMNS} FROM pins ORDER BY cid, name"):
+                yield to_pin(row)
 
     def read_snapshot(self, path: Path) -> int:
         """Merge a snapshot and its journal, as far as they can be read; returns the number of records that were news.
@@ -339,44 +269,6 @@ class Catalog:
                 log.warning("the kept row of member %s is left out: %s", id, error)
         return rows
 
-    def recall(self, key: str) -> str | None:
-        """What was remembered under the key."""
-        with self._errors():
-            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else None
-
-    def remember(self, key: str, value: str) -> None:
-        """Keep a small text, durably, in the place of the one before. Raises NoSpace."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-    # --- SQLite -------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if is_damage(error):
-                self.is_damaged = True
-                raise errors.Corrupt(f"{self.path}: {error}") from error
-            raise errors.NoSpace(f"{self.path}: {error}") from error
-        except errors.BadCid as error:
-            self.is_damaged = True
-            raise errors.Corrupt(f"{self.path}: {error}") from error
-
 
 def _scan(db: sqlite3.Connection) -> tuple[list[int], list[int]]:
     digests, counts = [0] * BUCKETS, [0, 0]
@@ -386,18 +278,3 @@ def _scan(db: sqlite3.Connection) -> tuple[list[int], list[int]]:
     counts[True] = db.execute("SELECT count(*) FROM pins WHERE removed").fetchone()[0]
     counts[False] -= counts[True]
     return digests, counts
-
-
-def _is_text(name: str) -> bool:
-    """Can it be written as UTF-8? SQLite takes nothing else, and no pin is called otherwise."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _pin(row: tuple[Any, ...]) -> Pin:
-    name, size, sha256, replicas, blocks, created, stamp, origin, removed = row[1:10]
-    cid = CID.decode(row[0])
-    return Pin(cid, name, size, sha256, replicas, blocks, created, stamp, origin, bool(removed))
