@@ -107,6 +107,8 @@ class Audit:
         """Other members own shards, or can be reached."""
         self._changes += 1
         self._compare_at = min(self._compare_at, time.monotonic() + SETTLE_S)
+        if self.report.held_up:  # perhaps by whom the change was about
+            self._walk_at = min(self._walk_at, self._compare_at)
         self._wake.set()
 
     def pins_changed(self, pins: list[Pin]) -> None:

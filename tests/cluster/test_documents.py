@@ -91,6 +91,8 @@ def test_the_python_example_runs(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "some-directory").mkdir()
     (tmp_path / "some-directory" / "a.txt").write_text("a\n")
     node.cli("store", str(tmp_path / "some-directory"))
+    (tmp_path / "old.bin").write_bytes(b"old")
+    node.cli("store", str(tmp_path / "old.bin"))
     (tmp_path / "model.bin").write_bytes(random.randbytes(2 * ONE_MIB))
     (example,) = fences((ROOT / "README.md").read_text(), "python")
     (tmp_path / "example.py").write_text(f"{example}\nassert tail == open('model.bin', 'rb').read()[-1024:]\n")
