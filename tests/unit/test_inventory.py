@@ -84,7 +84,7 @@ def test_duplicates_are_merged_wherever_they_are(
 
 
 def test_a_full_disk_costs_memory_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = 20
+    left = 200  # the second time that memory is full, behind what was written the first time
 
     def write_all(fd: int, data: memoryview) -> None:
         nonlocal left

@@ -35,6 +35,13 @@ def test_another_rate_holds_from_the_next_reservation_on() -> None:
     assert pace.reserve(0.0, 1) == pytest.approx(1.0)
 
 
+def test_a_clock_that_goes_back_pays_for_nothing_twice() -> None:
+    pace = Pace(100, 0)
+    pace.reserve(10.0, 1000)
+    pace.reserve(0.0, 1)
+    assert pace.reserve(10.0, 1) == pytest.approx(10.01)
+
+
 @pytest.mark.parametrize("rate", [0, -1])
 def test_a_rate_that_would_never_end_is_refused(rate: int) -> None:
     with pytest.raises(ValueError, match="pace"):
