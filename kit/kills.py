@@ -113,8 +113,9 @@ class Kills:
         self.figures["rounds"] += 1
         if cid is not None:
             self.kept.append(Kept(cid, digest, source.is_dir(), number))
+            self._check_copies(cid)  # before anybody starts who could make up for what is missing
         self._restart(victims)
-        self._check_disks(cid)
+        self._check_disks()
         self._check_reads(number)
         shutil.rmtree(source) if source.is_dir() else source.unlink()
 
@@ -167,16 +168,17 @@ class Kills:
     def _disk(self, node: Node, **how: bool) -> Any:
         return self.truth.disk(node.data_dir, node.name, **how)
 
-    def _check_disks(self, cid: str | None, rehash: bool = False) -> None:
+    def _check_copies(self, cid: str) -> None:
+        root = count_root([self._disk(node) for node in self.cluster], CID.parse(cid))
+        if root.fewest < 2:
+            raise Violation(f"{cid} was acknowledged with 2 copies, and a block of it has {root.fewest}")
+
+    def _check_disks(self, rehash: bool = False) -> None:
         disks = [self._disk(node, rehash=rehash) for node in self.cluster]
         wrong = [path for disk in disks for path in disk.bad + disk.foreign]
         if wrong:
             self.figures["partial_files"] += len(wrong)
             raise Violation(f"files under a final name that are not what it says: {wrong}")
-        for text in [cid] if cid else []:
-            root = count_root(disks, CID.parse(text))
-            if root.fewest < 2:
-                raise Violation(f"{text} was acknowledged with 2 copies, and a block of it has {root.fewest}")
 
     def _check_reads(self, number: int) -> None:
         if (number + 1) % ALL_EVERY == 0:
@@ -232,7 +234,7 @@ class Kills:
                     acknowledged = self.figures["acknowledged"]
                     print(f"  {number + 1} rounds ({rate:.0f} a minute), {acknowledged} acknowledged", flush=True)
             self._check_reads(-1)
-            self._check_disks(None, rehash=True)
+            self._check_disks(rehash=True)
 
     def _command_s(self) -> float:
         begin = time.monotonic()
