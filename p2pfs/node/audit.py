@@ -44,6 +44,9 @@ REST_MOST_S = 600.0
 UNSETTLED_S = 2.0
 """As long as something is missing or waits to be given up, this is the least pause between looks at it."""
 FAILED_S = 10.0
+INTRODUCTION_S = 5.0
+"""The first pass waits at most so long until somebody has told who the members are: what a node remembers of them from
+before it was stopped may be wrong, and it would fetch or give up in vain."""
 LISTED = 100
 """Unreadable roots that STATUS names."""
 
@@ -80,13 +83,17 @@ class Audit:
         self._wake = green.Event()
         self._walk_at = self._compare_at = self._rested_at = 0.0
         self._recent_at = self._settle_at = math.inf
+        self._introduced_by = 0.0
         self._changes = 0
         self._compared = -1
         self._last_end: float | None = None
 
     def start(self) -> None:
         """Begin, with a walk."""
-        self._walk_at = time.monotonic() + SETTLE_S
+        now = time.monotonic()
+        self._walk_at = now + SETTLE_S
+        if self._cluster.size > 1 or self._config().cluster.seeds:
+            self._introduced_by = now + INTRODUCTION_S
         self._cluster.on_change = self.members_changed
         self._pinning.on_change = self.pins_changed
         self._local.on_corrupt = self.repair.heal
@@ -177,7 +184,10 @@ class Audit:
         return 0.0
 
     def _do_next(self, now: float) -> None:
-        if self._requests:
+        if not self._last_end and now < self._introduced_by and not self._cluster.has_met:
+            self._wake.wait(SETTLE_S)
+            self._wake.clear()
+        elif self._requests:
             self._answer(self._requests[0])
         elif now >= max(self._walk_at, self._rested_at):
             self._pass(is_walk=True, is_dry=False)

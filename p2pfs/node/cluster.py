@@ -23,6 +23,8 @@ class Cluster:
         self._placement: Placement | None = None
         self._ranks: dict[int, tuple[str, ...]] = {}
         self._basis: tuple[tuple[Candidate, ...], tuple[str, ...]] = ((), ())
+        self.has_met = False
+        """Some member told who is there, since this node started."""
         self.on_change: Callable[[], None] | None = None
         """Called when other members may own shards than before, or can be reached."""
 

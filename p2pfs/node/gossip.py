@@ -60,6 +60,7 @@ class Gossip:
         sender, rows = news_from_wire(wire.parse_json(body, dict))
         self._watch_identity([sender, *rows])
         self._report(self.cluster.membership.merge(time.monotonic(), [sender, *rows], sender.id))
+        self.cluster.has_met = True
         return sender
 
     def say_news(self, to: Member) -> bytes:
