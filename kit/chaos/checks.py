@@ -111,8 +111,11 @@ def greenlets(node: Node) -> int:
 class Judge:
     """Compares what should be with the disks."""
 
-    def __init__(self, world: World, keys: Callable[[], Iterable[Key]], fail: Fail) -> None:
+    def __init__(
+        self, world: World, keys: Callable[[], Iterable[Key]], fail: Fail, is_broken: Callable[[], bool]
+    ) -> None:
         self._world = world
+        self._is_broken = is_broken
         self._keys = keys
         self._fail = fail
         self._truth = Truth()
@@ -136,7 +139,7 @@ class Judge:
     def wait_healed(self, node: Node, damaged: list[Path]) -> None:
         """Until what was done to one node's disk is undone, so that another one may be hurt."""
         begin, asked_s, left = time.monotonic(), 0.0, "its catalog"
-        while time.monotonic() < begin + HEAL_S:
+        while time.monotonic() < begin + HEAL_S and not self._is_broken():
             if time.monotonic() > asked_s + 10:
                 # An operator would; else it would take up to scrub_period.
                 node.cli("--timeout=30s", "scrub", "--wait", check=False, timeout=60)
@@ -147,7 +150,8 @@ class Judge:
                 return
             left = f"{len(blocks)} of {len(damaged)} blocks" if blocks else "its catalog"
             time.sleep(0.5)
-        self._fail("damage heals by itself", f"{node.name}: {left} not within {HEAL_S:g} s")
+        if not self._is_broken():
+            self._fail("damage heals by itself", f"{node.name}: {left} not within {HEAL_S:g} s")
 
     def _still_hurt(self, damaged: list[Path]) -> set[Multihash]:
         """Damaged blocks that are still on the disk as they are, or wanted and without two good copies."""

@@ -23,9 +23,9 @@ from kit.cluster import Node
 from kit.truth import Disk
 
 TROUBLE = ("kill", "pause", "split", "oneway", "slow", "full", "clock")
-DAMAGE = ("flip", "truncate", "vanish", "catalog")
+DAMAGE = ("flip", "truncate", "vanish", "catalog", "wipe")
 ALL = (*TROUBLE, *DAMAGE)
-OWNING = ("kill", "pause", "full", "clock", "catalog")
+OWNING = ("kill", "pause", "full", "clock", "catalog", "wipe")
 """Faults that no other one may be mixed with on the same node."""
 MOST_DAMAGED = 12
 """Blocks that one fault damages."""
@@ -81,7 +81,7 @@ class Faults:
         self._play: dict[str, Callable[[list[Node], Step], None]] = {
             "kill": self._kill, "pause": self._pause, "split": self._split, "oneway": self._one_way,
             "slow": self._slow, "full": self._full, "clock": self._clock, "flip": self._blocks,
-            "truncate": self._blocks, "vanish": self._blocks, "catalog": self._catalog,
+            "truncate": self._blocks, "vanish": self._blocks, "catalog": self._catalog, "wipe": self._wipe,
         }
         self.damaged: list[Path] = []
         """Block files that were damaged since this was emptied last."""
@@ -194,6 +194,16 @@ class Faults:
                     for page in range(0, path.stat().st_size, 4096):
                         file.seek(page)
                         file.write(random.Random(step.dice).randbytes(200))
+            node.start()
+
+    def _wipe(self, nodes: list[Node], step: Step) -> None:
+        """The disk is lost; a new one gets the node's identity."""
+        for node in nodes:
+            node.kill()
+            self.damaged += self._census(node).blocks.values()
+            shutil.rmtree(node.data_dir / "blocks")
+            for path in (*node.data_dir.glob("catalog*"), *node.data_dir.glob("usage*")):
+                path.unlink()
             node.start()
 
 

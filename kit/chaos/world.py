@@ -194,7 +194,7 @@ class World:
             self.unshape(self.nodes[0])
         except RuntimeError as error:
             self.has_netem = False
-            self.remarks.append(f"no delay and loss: {error}")
+            self.remarks.append(f"no delay and loss: {str(error).partition(': ')[2]}")
 
     def __exit__(self, *_: object) -> None:
         self.close()

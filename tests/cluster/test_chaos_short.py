@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
 
 import pytest
 
 from kit.chaos.__main__ import Chaos, parse
-from kit.chaos.faults import ALL, DAMAGE, lanes
+from kit.chaos.faults import ALL, DAMAGE, damage, lanes
 
 SEED = 4
 
@@ -35,6 +36,18 @@ def test_only_the_wanted_faults_are_played() -> None:
     plans = lanes(1, ["kill", *DAMAGE], 3)
     assert {step.kind for step in itertools.islice(plans["trouble"], 50)} == {"kill"}
     assert list(lanes(1, ["kill"], 3)["damage"]) == []
+
+
+@pytest.mark.parametrize(("kind", "is_as_long"), [("flip", True), ("truncate", False)])
+def test_damage_changes_a_read_only_block_in_place(tmp_path: Path, kind: str, is_as_long: bool) -> None:
+    path = tmp_path / "block"
+    path.write_bytes(bytes(1000))
+    path.chmod(0o400)
+    inode = path.stat().st_ino
+    damage(path, kind, random.Random(1))
+    assert path.stat().st_ino == inode
+    assert path.read_bytes() != bytes(1000)
+    assert (path.stat().st_size == 1000) is is_as_long
 
 
 def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
