@@ -504,6 +504,7 @@ def test_purged_tombstones_do_not_come_back_by_the_journal(path: Path, journal: 
     catalog = opened(path, journal)
     gone, kept = pin(1, stamp=stamp_of(5), removed=True), pin(2, stamp=stamp_of(10), removed=True)
     catalog.merge([gone, kept, pin(3)])
+    catalog.tend_journal()
     catalog.remember(COMPARED + "other", "77")
     assert catalog.purge(10) == 1
     assert catalog.merge([gone]) == []
