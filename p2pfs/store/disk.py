@@ -133,10 +133,12 @@ class DiskStore:
             # Not blocking: a FIFO in place of a block must not stop the thread.
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
+                found = os.fstat(fd)
                 length = blockfile.read(fd, into[:MAX_BLOCK])
-                if length is not None and matches(block, into[:length]):
+                # A FIFO gives no bytes, which is what an empty block is.
+                if length is not None and stat.S_ISREG(found.st_mode) and matches(block, into[:length]):
                     return length
-                inode, why = os.fstat(fd).st_ino, "its bytes do not have the hash that names it"
+                inode, why = found.st_ino, "its bytes do not have the hash that names it"
             finally:
                 os.close(fd)
         except ABSENT:

@@ -133,3 +133,13 @@ def test_a_vanished_block_is_missing_and_healed(store: DiskStore, block: Multiha
     with pytest.raises(errors.NotFound):
         store.read(block, BUFFER)
     check_heals(store, block, 0)
+
+
+def test_a_fifo_is_no_empty_block(store: DiskStore, tmp_path: Path) -> None:
+    empty = multihash(SHA2_256, b"")
+    store.put(empty, memoryview(b""))
+    path = file_of(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(errors.Corrupt):
+        store.read(empty, BUFFER)
