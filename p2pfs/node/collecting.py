@@ -17,12 +17,11 @@ from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
 from p2pfs.node.pinning import Pinning
 from p2pfs.store.base import Seen
+from p2pfs.store.catalog import ANEW
 from p2pfs.store.inventory import Inventory
 
 CLOCK_S = 60.0
 """A member whose clock is further off holds up collection: ages cannot be trusted."""
-ANEW = "anew"
-"""Key in the catalog's notes: it was begun anew beside blocks that were there already, and knows not what they are."""
 
 Unwanted = list[tuple[Multihash, Seen]]
 

@@ -27,7 +27,7 @@ from p2pfs.node.reading import Reader
 from p2pfs.node.scrub import Scrub
 from p2pfs.node.services import Services
 from p2pfs.node.upkeep_verbs import DRAINING
-from p2pfs.store.catalog import Catalog
+from p2pfs.store.catalog import ANEW, Catalog
 from p2pfs.store.disk import DiskStore
 from p2pfs.store.files import lock_data_dir, prepare_data_dir
 from p2pfs.version import VERSION
@@ -61,7 +61,8 @@ class Node:
         self._lock = lock_data_dir(self._data_dir)
         self.identity = Identity(self._data_dir, self.config)
         local = LocalStore(self._open_store(), self.config.node.disk_threads)
-        catalog = self._open_catalog()
+        usage = local.usage()
+        catalog = self._open_catalog(may_have_blocks=bool(usage.blocks) or not usage.is_exact)
         caller = Caller(self.identity.id, self.config.node.name, new_instance(started))
         peers = Peers(caller, self.identity.client_context)
         self._server = self._bind()
@@ -84,7 +85,7 @@ class Node:
         storage = self.config.storage
         return DiskStore(self._data_dir, max_size=storage.max_size or None, reserve_free=storage.reserve_free)
 
-    def _open_catalog(self) -> Catalog:
+    def _open_catalog(self, may_have_blocks: bool) -> Catalog:
         catalog = Catalog(self._data_dir / "catalog.sqlite")
         if catalog.quarantined:
             log.error("the catalog was damaged and begun anew; it fills up from the other members")
@@ -92,6 +93,8 @@ class Node:
         if catalog.is_new and snapshot.exists():
             restored = catalog.read_snapshot(snapshot)
             log.warning("the catalog was rebuilt from %s: %d records", snapshot, restored)
+        elif catalog.is_new and may_have_blocks:
+            catalog.remember(ANEW, "yes")
         return catalog
 
     def _bind(self) -> Server:
