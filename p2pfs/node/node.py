@@ -35,6 +35,7 @@ from p2pfs.version import VERSION
 log = logging.getLogger(__name__)
 
 SAVE_S = 5.0
+SAVE_DEAD_S = 30.0
 SPACE_S = 5.0
 PLACEMENT_S = 1.0
 
@@ -51,6 +52,7 @@ class Node:
         self._over = green.Event()
         self._failure: BaseException | None = None
         self._members_changed = True
+        self._saved_at = 0.0
 
     # --- start ---------------------------------------------------------------------------------------
 
@@ -173,8 +175,11 @@ class Node:
         return SPACE_S
 
     def _save_members(self) -> float:
-        if self._members_changed:
+        # Of the dead it is kept for how long they are: a restart must not begin their `out_after` anew.
+        is_old = time.monotonic() - self._saved_at > SAVE_DEAD_S
+        if self._members_changed or (is_old and self.services.cluster.absent()):
             self._members_changed = False
+            self._saved_at = time.monotonic()
             rows = self.services.cluster.membership.snapshot()[1:]
             try:
                 self.services.pinning.run(self.services.pinning.catalog.save_members, rows)
