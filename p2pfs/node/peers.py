@@ -154,7 +154,9 @@ class Peer:
             except _Stale:
                 self._lanes[lane].close()
                 return self._call(lane, use, wait_s)
-        except (errors.Unreachable, errors.DeadlinePassed, errors.IdentityRefused) as error:
+        except errors.UnknownVerb:
+            raise  # an older version: nothing is wrong with it
+        except (errors.Unreachable, errors.DeadlinePassed, errors.IdentityRefused, errors.ProtocolError) as error:
             self.avoid(str(error))
             raise
 
