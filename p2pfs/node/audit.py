@@ -219,22 +219,32 @@ class Audit:
     def _pass(self, is_walk: bool, is_dry: bool) -> Report:
         """One comparison of everything, after a walk if that is wanted or there was none yet."""
         begin, report, changes = time.monotonic(), Report(), self._changes
-        self._compare_at = begin + FAILED_S
         is_walk = is_walk or self._wanting.inventory is None
-        if is_walk:
-            self._walk_at = begin + FAILED_S
-            self.report = report
-            self._walk(report)
-        unwanted = self._compare(range(PARTS), report)
-        if is_walk:
-            self._collect(unwanted, report, is_dry)
-            self._walk_at = time.monotonic() + self._config().repair.audit_interval
+        # Before anything is looked at: what changes during the pass calls for another one.
         self._compare_at = math.inf
+        if is_walk:
+            self._walk_at = math.inf
+        try:
+            self._look_at_all(is_walk, is_dry, report)
+        except BaseException:
+            self._compare_at = min(self._compare_at, begin + FAILED_S)
+            self._walk_at = min(self._walk_at, begin + FAILED_S) if is_walk else self._walk_at
+            raise
+        if is_walk:
+            self._walk_at = min(self._walk_at, time.monotonic() + self._config().repair.audit_interval)
         self._compared = changes
         report.seconds = time.monotonic() - begin
         self._rest(report.seconds)
         self._publish()
         return report
+
+    def _look_at_all(self, is_walk: bool, is_dry: bool, report: Report) -> None:
+        if is_walk:
+            self.report = report
+            self._walk(report)
+        unwanted = self._compare(range(PARTS), report)
+        if is_walk:
+            self._collect(unwanted, report, is_dry)
 
     def _walk(self, report: Report) -> None:
         self._enter("walk", self._pinning.run(self._pinning.catalog.counts).live)
