@@ -95,7 +95,8 @@ class Kills:
         self.start_s = 0.2
         """What a command takes that does nothing; measured."""
         self.store_s = 0.2
-        """What the store of 1 MiB takes, beside the start of the command; learned."""
+        """What the store of 1 MiB takes, beside the start of the command; learned: a little more for each that had not
+        ended when it was interrupted, and what it took for each that had."""
         self.figures = dict.fromkeys(
             ("rounds", "acknowledged", "not_acknowledged", "killed_nodes", "killed_clients", "reads", "retried_reads",
              "wrong_bytes", "partial_files", "unreadable", "leftovers"), 0)
@@ -128,9 +129,14 @@ class Kills:
             [sys.executable, str(CLI), f"--node={through.control}", "--json", "-q", "store", str(source)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
-        expected_s = self.start_s + self.store_s * (0.3 + size / MIB)
-        earliest_s = 0.6 * self.start_s
-        time.sleep(earliest_s + moment * (expected_s - earliest_s))
+        earliest_s, weight = 0.6 * self.start_s, 0.3 + size / MIB
+        try:
+            client.wait(earliest_s + moment * (self.start_s + self.store_s * weight - earliest_s))
+        except subprocess.TimeoutExpired:
+            self.store_s = min(1.0, 1.03 * self.store_s)
+        else:
+            took_s = max(0.0, time.monotonic() - begin - self.start_s) / weight
+            self.store_s += (took_s - self.store_s) / 8
         for node in victims:
             node.kill()
         if is_client_killed:
@@ -142,9 +148,6 @@ class Kills:
         except subprocess.TimeoutExpired:
             client.kill()
             raise Violation(f"a store did not end within {COMMAND_S:g} s") from None
-        if client.returncode == 0 and not victims:
-            took_s = max(0.01, time.monotonic() - begin - self.start_s) / (0.3 + size / MIB)
-            self.store_s += (min(took_s, 1.0) - self.store_s) / 8
         text = messages.decode(errors="replace")
         if client.returncode in (1, 2) or "Traceback" in text or '"INTERNAL"' in text:
             raise Violation(f"a store ended with {client.returncode}: {text}")
