@@ -30,7 +30,7 @@ from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
 from p2pfs.node.repairing import Repair
 from p2pfs.node.standing import Standing
-from p2pfs.node.wanting import Wanting
+from p2pfs.node.wanting import News, Wanting
 
 BUFFERS = 5
 """Of 2 MiB, for the audit alone: one for walks, the others for repair."""
@@ -279,11 +279,16 @@ class Audit:
         if found is None:
             self._walk_at = min(self._walk_at, begin + FAILED_S)
             return
-        self._standing.add(found)
+        self._count_news(found)
         self.repair.wake()
         if was_current:
             self._compared = changes
         self._rest(time.monotonic() - begin)
+
+    def _count_news(self, news: News) -> None:
+        self._standing.add(news.new)
+        if news.is_raised:
+            self._compare_at = min(self._compare_at, time.monotonic() + SETTLE_S)
 
     def _enter(self, phase: str, total: int) -> None:
         self.phase, self.done, self.total = phase, 0, total
@@ -333,5 +338,5 @@ class Audit:
         found = self._wanting.enter_recent()
         if found is None:
             return "a pin that just came cannot be read yet"
-        self._standing.add(found)
+        self._count_news(found)
         return ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from p2pfs.core.audit import Live
 from p2pfs.core.multihash import Multihash
 from p2pfs.core.pins import Pin
+from p2pfs.node.backlog import part_of
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
@@ -21,6 +24,15 @@ INVENTORY_BYTES = 8 * 1024 * 1024
 RECENT_MOST = 10_000
 """Pins that are looked at one by one when they arrive; if there are more at once, all are walked."""
 PAGE = 1000
+
+
+class News(NamedTuple):
+    """What pins want that came since the last walk, as far as it was not wanted before: that is counted already."""
+
+    new: dict[Multihash, Live]
+    """Blocks that no pin wanted so far."""
+    is_raised: bool
+    """Of others more copies are wanted than before: they have to be compared anew."""
 
 
 class Wanting:
@@ -77,26 +89,52 @@ class Wanting:
                 marking.mark(pin)
             after = page[-1]
 
-    def enter_recent(self) -> dict[Multihash, Live] | None:
-        """Enter the pins that came; what they want. None: one of them cannot be read, it takes a walk."""
+    def enter_recent(self) -> News | None:
+        """Enter the pins that came; what they want anew. None: one of them cannot be read, it takes a walk."""
         pins, self._recent = self._recent, []
         found: dict[Multihash, Live] = {}
-        inventory = self.inventory
-        if not pins or inventory is None:
-            return found
+        if not pins or self.inventory is None:
+            return News({}, False)
 
         def add(lives: list[Live]) -> None:
-            inventory.add(lives)
-            found.update((live.block, live) for live in lives)
+            for live in lives:
+                found[live.block] = _merged(live, found.get(live.block))
 
         with self._buffers.buffer() as view:
             marking = Marking(self._local, self._fetcher, view, add)
             for pin in pins:
                 marking.mark(pin)
-        return None if marking.unreadable else found
+        news = self._local.run(_enter, self.inventory, found)
+        return None if marking.unreadable else news
 
     def close(self) -> None:
         """Let go of the inventory."""
         if self.inventory is not None:
             self._local.run(self.inventory.close)
             self.inventory = None
+
+
+def _merged(live: Live, other: Live | None) -> Live:
+    """What two pins want of a block together."""
+    if other is None:
+        return live
+    return live._replace(copies=max(live.copies, other.copies), is_branch=live.is_branch or other.is_branch)
+
+
+def _enter(inventory: Inventory, found: dict[Multihash, Live]) -> News:
+    """Enter these blocks. Runs in a native thread."""
+    parts: dict[int, list[Live]] = collections.defaultdict(list)
+    for live in found.values():
+        parts[part_of(live.block)].append(live)
+    new: dict[Multihash, Live] = {}
+    raised: list[Live] = []
+    for part, lives in parts.items():
+        known = inventory.bucket(part)
+        for live in lives:
+            before = known.get(live.block)
+            if before is None or not before.copies:
+                new[live.block] = live
+            elif live.copies > before.copies or live.is_branch > before.is_branch:
+                raised.append(live)
+    inventory.add([*new.values(), *raised])
+    return News(new, bool(raised))
