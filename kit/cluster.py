@@ -190,7 +190,11 @@ class Cluster:
         """Wait until every running node sees every running node alive."""
         running = {node.name for node in self.running()}
         for node in self.running():
-            wait_until(lambda node=node: node.control.exists(), seconds, f"{node.name} listens: {node.log()[-2000:]}")
+            # The socket is there a moment before it answers.
+            wait_until(
+                lambda node=node: node.control.exists() and node.cli("peers", check=False).returncode == 0,
+                seconds, f"{node.name} listens: {node.log()[-2000:]}",
+            )
             wait_until(
                 lambda node=node: running <= {name for name, state in node.states().items() if state == "alive"},
                 seconds, f"{node.name} sees {running} alive",

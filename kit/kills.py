@@ -20,6 +20,7 @@ import json
 import random
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -262,6 +263,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in this new folder, and leave it there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON, too")
     wanted = parser.parse_args()
+    # So that a terminated run ends its nodes, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     if wanted.keep:
         wanted.keep.mkdir(parents=True)
     folder = (wanted.keep or Path(tempfile.mkdtemp(prefix="p2pfs-kills-"))).resolve()
