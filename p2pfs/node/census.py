@@ -104,7 +104,7 @@ def peer_rows(services: Services) -> Iterator[dict[str, Any]]:
             "last_seen": round(time.time(), 3) if is_self else None if seen is None else round(since + seen, 3),
             "rtt_ms": None if rtt_s is None else round(1000 * rtt_s, 3),
             "clock_ahead_s": round(peer.clock_ahead_s, 3) if peer else 0.0,
-            "error": peer.last_error if peer and peer.is_avoided else "",
+            "error": peer.trouble if peer else "",
         }
 
 
@@ -125,7 +125,7 @@ def status(services: Services) -> dict[str, Any]:
         "uptime_s": round(time.time() - services.started, 1), "is_draining": cluster.membership.me.drains,
         "members": {state: sum(m.state == state for m in members) for state in sorted({m.state for m in members})},
         "replicas": config.cluster.replicas, "replicas_possible": cluster.limited(config.cluster.replicas),
-        "write_quorum": cluster.limited(config.cluster.write_quorum),
+        "write_quorum": cluster.quorum(config.cluster.write_quorum),
         "pins": counts.live, "tombstones": counts.removed,
         "blocks": usage.blocks, "stored_bytes": usage.bytes, "is_counted": usage.is_exact, "free_bytes": free,
         "quarantined": services.local.run(services.local.store.quarantined),

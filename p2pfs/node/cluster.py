@@ -15,10 +15,14 @@ from p2pfs.node.peers import Peer, Peers
 class Cluster:
     """The cluster as this node sees it now. `changed` is called whenever a row changed."""
 
-    def __init__(self, membership: Membership, peers: Peers, out_after_s: float) -> None:
+    def __init__(
+        self, membership: Membership, peers: Peers, out_after_s: float, seeks_others: bool = False
+    ) -> None:
+        """`seeks_others`: there are seeds, so this node is not alone."""
         self.membership = membership
         self.peers = peers
         self.out_after_s = out_after_s
+        self.seeks_others = seeks_others
         self.id = membership.me.id
         self._placement: Placement | None = None
         self._ranks: dict[int, tuple[str, ...]] = {}
@@ -86,8 +90,17 @@ class Cluster:
     # --- placement -----------------------------------------------------------------------------------
 
     def limited(self, copies: int) -> int:
-        """That many copies, or as many as there are members that may own a shard (`out_after` ends that)."""
+        """That many copies, or as many as there are members that may own a shard (dead ones may, until `out_after`)."""
         return max(1, min(copies, len(self._basis[0])))
+
+    def quorum(self, copies: int) -> int:
+        """That many copies, or as many as there are members that do not drain, dead ones included until `forget`.
+
+        Not limited as long as a node that has seeds has met nobody: it does not know yet how many they are.
+        """
+        if self.seeks_others and self.size == 1:
+            return copies
+        return max(1, min(copies, sum(not member.drains for member in self.members())))
 
     def order(self, shard: int) -> tuple[str, ...]:
         """All members that may own a shard in rank order, dead ones included until `out_after`."""

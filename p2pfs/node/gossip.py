@@ -26,13 +26,13 @@ MESSAGE_S = 5.0
 
 
 class Gossip:
-    """The greenlets that keep the table true. `on_change` gets every change of state, once."""
+    """The greenlets that keep the table true. `on_change` gets every change of state, once, and may wait for a disk."""
 
     def __init__(
         self,
         cluster: Cluster,
         seeds: tuple[str, ...],
-        on_change: Callable[[Change], None],
+        on_change: Callable[[list[Change]], None],
         on_clash: Callable[[errors.IdentityRefused], None],
     ) -> None:
         self.cluster = cluster
@@ -95,6 +95,7 @@ class Gossip:
         if not changes:
             return
         self.cluster.changed()
+        self._on_change(changes)
         for change in changes:
             member = change.member
             if change.old != change.new:
@@ -104,7 +105,6 @@ class Gossip:
                 )
             if not member.is_reachable:
                 self.cluster.peers.drop(member.id)
-            self._on_change(change)
 
     # --- the loops -----------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from p2pfs.node.upkeep_verbs import DRAINING
 from p2pfs.store.catalog import ANEW, Catalog
 from p2pfs.store.disk import DiskStore
 from p2pfs.store.files import lock_data_dir, prepare_data_dir
+from p2pfs.store.roster import load_members, save_members
 from p2pfs.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -76,9 +77,9 @@ class Node:
         membership = Membership(me, self._timing(), random.Random())
         if catalog.recall(DRAINING) == "yes":
             membership.drain()
-        cluster = Cluster(membership, peers, self.config.repair.out_after)
+        cluster = Cluster(membership, peers, self.config.repair.out_after, bool(self.config.cluster.seeds))
         self.services = self._assemble(started, caller, local, catalog, cluster)
-        membership.merge(time.monotonic(), [row for row in catalog.load_members() if row.id != me.id], "")
+        membership.merge(time.monotonic(), [row for row in load_members(self._data_dir) if row.id != me.id], "")
         cluster.changed()
         metrics.PINS.set(catalog.counts().live)
         self._begin()
@@ -150,10 +151,14 @@ class Node:
 
     # --- while it runs -------------------------------------------------------------------------------
 
-    def _changed(self, change: Change) -> None:
+    def _changed(self, changes: list[Change]) -> None:
         self._members_changed = True
-        if change.new == "alive" and change.old != "alive":
-            self.services.pinning.sync_soon(change.member.id)
+        if not all(change.old for change in changes):
+            # Before anybody counts on it: a node that forgets the others would take itself for a cluster of one.
+            self._save_members()
+        for change in changes:
+            if change.new == "alive" and change.old != "alive":
+                self.services.pinning.sync_soon(change.member.id)
 
     def _clash(self, error: errors.IdentityRefused) -> None:
         self._fail("identity", error)
@@ -182,10 +187,10 @@ class Node:
             self._saved_at = time.monotonic()
             rows = self.services.cluster.membership.snapshot()[1:]
             try:
-                self.services.pinning.run(self.services.pinning.catalog.save_members, rows)
-            except errors.P2pfsError:
+                self.services.local.run(save_members, self._data_dir, rows)
+            except errors.P2pfsError as error:
                 self._members_changed = True
-                raise
+                log.warning("the list of members cannot be kept: %s", error)
         return SAVE_S
 
     def _refresh_placement(self) -> float:

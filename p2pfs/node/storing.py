@@ -45,12 +45,12 @@ def read_options(body: bytes) -> dict[str, Any]:
 def new_ingest(services: Services, options: dict[str, Any]) -> Ingest:
     """An ingest with the wanted durability, limited by the number of members."""
     config, cluster = services.config, services.cluster
-    wanted = cluster.limited(options.get("replicas", config.cluster.replicas))
+    copies = options.get("replicas", config.cluster.replicas)
     return Ingest(
         services.local, services.placer, services.own_buffers,
         profile(options.get("chunker", config.storage.chunker), options.get("hash", config.storage.hash)),
-        wanted, min(wanted, cluster.limited(config.cluster.write_quorum)), options.get("dry_run", False),
-        max(RENEW_LEAST_S, config.storage.gc_grace / 4),
+        cluster.limited(copies), min(copies, cluster.quorum(config.cluster.write_quorum)),
+        options.get("dry_run", False), max(RENEW_LEAST_S, config.storage.gc_grace / 4),
     )
 
 
@@ -100,7 +100,7 @@ def make_pin(
     )
     pinning = services.pinning
     before = [known for known in pinning.run(pinning.catalog.find_cid, pin.cid) if known.key == pin.key]
-    holders = pinning.publish([pin])
+    holders = pinning.publish([pin], ingest.quorum)
     if len(holders) < ingest.quorum:
         if not before and pin in pinning.run(pinning.catalog.find_cid, pin.cid):
             # A store that fails leaves nothing visible; one that was acknowledged before, or meanwhile, stays.

@@ -140,7 +140,7 @@ def restore(services: Services, session: Session, line: Line) -> None:
         pin._replace(removed=False, stamp=services.pinning.stamp(), origin=services.cluster.id)
         for pin in records if pin.removed
     ])
-    quorum = services.cluster.limited(services.config.cluster.write_quorum)
+    quorum = services.cluster.quorum(services.config.cluster.write_quorum)
     if len(holders) < quorum:
         raise errors.TooFewNodes(
             f"restored here, but only {len(holders)} of the {quorum} nodes needed took the pin "

@@ -1,4 +1,4 @@
-"""The catalog on disk: all pins and the known members, in one SQLite file that belongs to one process.
+"""The catalog on disk: all pins, in one SQLite file that belongs to one process.
 
 WAL with synchronous=FULL: what `merge` returned survives a power loss. The file is locked as long as it is
 open. A damaged one is moved to quarantine and begun anew, for the journal beside it (`store.snapshot`) and the other
@@ -11,7 +11,6 @@ Blocking, plain Python, for one native thread at a time.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import operator
 import sqlite3
@@ -21,7 +20,6 @@ from typing import Any, NamedTuple
 
 from p2pfs import errors
 from p2pfs.core.hlc import stamp_of
-from p2pfs.core.member import Member
 from p2pfs.core.pins import BUCKETS, Pin, bucket_of, is_past, newer, record_digest
 from p2pfs.store.database import Damaged, has_begun, open_database, quarantine
 from p2pfs.store.records import COLUMNS, Records, to_pin
@@ -247,27 +245,6 @@ class Catalog(Records):
             if is_time and (key == _PURGED or key.startswith(COMPARED)) and self.recall(key) is None:
                 self.remember(key, value)
         self._purged_ms = int(self.recall(_PURGED) or 0)
-
-    # --- members and small things -------------------------------------------------------------------
-
-    def save_members(self, rows: Iterable[Member]) -> None:
-        """Replace the rows kept for the next start."""
-        texts = [(row.id, json.dumps(row.to_wire())) for row in rows]
-        with self._transaction():
-            self._db.execute("DELETE FROM members")
-            self._db.executemany("INSERT OR REPLACE INTO members VALUES (?, ?)", texts)
-
-    def load_members(self) -> list[Member]:
-        """The rows kept. One that this version cannot read is left out: it is only a hint where to look."""
-        with self._errors():
-            texts = self._db.execute("SELECT id, row FROM members ORDER BY id").fetchall()
-        rows = []
-        for id, text in texts:
-            try:
-                rows.append(Member.from_wire(json.loads(text)))
-            except (ValueError, errors.ProtocolError) as error:
-                log.warning("the kept row of member %s is left out: %s", id, error)
-        return rows
 
 
 def _scan(db: sqlite3.Connection) -> tuple[list[int], list[int]]:

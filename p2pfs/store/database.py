@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -22,7 +23,6 @@ CREATE INDEX pins_by_age ON pins (stamp DESC, cid, name) WHERE NOT removed;
 CREATE INDEX pins_by_name ON pins (name, stamp DESC) WHERE NOT removed;
 CREATE INDEX pins_by_sha256 ON pins (sha256, stamp DESC) WHERE NOT removed AND sha256 IS NOT NULL;
 CREATE INDEX pins_by_bucket ON pins (bucket, digest);
-CREATE TABLE members (id TEXT PRIMARY KEY, row TEXT NOT NULL) WITHOUT ROWID;
 """
 FRESH = "fresh"
 """Key of `meta`: the tables were made, and nobody said yet that what there was to read into them is there."""
@@ -31,13 +31,10 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITH
 CREATE INDEX IF NOT EXISTS tombstones_by_age ON pins (stamp DESC, cid, name) WHERE removed;
 """
 """Came after the first release. A version that does not know them can use the file all the same: no new SCHEMA."""
-FRESH = "fresh"
-"""Key of `meta`: the tables were made, and nobody said yet that what there was to read into them is there."""
-_LATER = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS tombstones_by_age ON pins (stamp DESC, cid, name) WHERE removed;
-"""
-"""Came after the first release. A version that does not know them can use the file all the same: no new SCHEMA."""
+
+
+ROOM_PAGES = 128
+RESERVE_BYTES = 2 * 1024 * 1024
 
 
 class Damaged(Exception):
@@ -49,6 +46,8 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
 
     Raises Damaged; Refused when it is in use, another program's or a later version's; NoSpace when it cannot be made.
     """
+    reserve = path.with_name(path.name + ".reserve")
+    reserve.unlink(missing_ok=True)
     try:
         db = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
@@ -71,6 +70,7 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise Damaged(verdict)
+        _keep_room(db, reserve)
         return db, db.execute("SELECT 1 FROM meta WHERE key = ?", (FRESH,)).fetchone() is not None
     except sqlite3.DatabaseError as error:
         db.close()
@@ -82,6 +82,23 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
     except BaseException:
         db.close()
         raise
+
+
+def _keep_room(db: sqlite3.Connection, reserve: Path) -> None:
+    """See to it that pins can be removed when not a byte is free any more: that is what makes room.
+
+    Pages that are free already, in the file and in its log, take some thousand changes. A clean stop removes the log, so
+    for a start on a full disk there is a file to give up.
+    """
+    with contextlib.suppress(sqlite3.OperationalError, OSError):  # the disk is full already
+        if db.execute("PRAGMA freelist_count").fetchone()[0] < ROOM_PAGES:
+            db.execute(f"PRAGMA wal_autocheckpoint = {ROOM_PAGES}")
+            db.execute("CREATE TABLE room (x BLOB)")
+            db.execute(f"INSERT INTO room VALUES (zeroblob({2 * ROOM_PAGES * 4096}))")
+            db.execute("DROP TABLE room")
+            db.execute("PRAGMA wal_checkpoint(RESTART)")
+        with reserve.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
 
 
 def has_begun(db: sqlite3.Connection) -> None:

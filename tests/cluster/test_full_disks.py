@@ -98,9 +98,13 @@ def test_a_full_disk_refuses_with_a_reason_and_goes_on_with_all_else(tmp_path: P
         get(a, "kept", kept, tmp_path)
         assert [pin["name"] for pin in a.json("ls")] == ["kept"]
         assert a.json("status", check=False)[0]["free_bytes"] == 0
-        filler.unlink()
         a.cli("rm", "kept")
         assert a.json("ls") == []
+        a.kill()
+        a.start()
+        a.cli("restore", "kept")
+        a.cli("rm", "kept")
+        filler.unlink()
         again = new_file(tmp_path, "again", 3 * MIB)
         a.cli("store", str(again))
         get(a, "again", again, tmp_path)

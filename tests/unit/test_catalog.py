@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from p2pfs import errors
 from p2pfs.core.cid import CID, DAG_PB, RAW
 from p2pfs.core.hlc import stamp_of
-from p2pfs.core.member import Member
-from p2pfs.core.membership import Membership, Timing
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Pin, newer, record_digest
 from p2pfs.store.catalog import ANEW, COMPARED, Catalog
@@ -342,31 +340,6 @@ def test_a_full_disk_is_no_space_and_nothing_is_lost(catalog: Catalog) -> None:
     catalog._db.execute("PRAGMA max_page_count = 1000000")
     catalog.merge([pin(2)])
     assert catalog.counts() == (2, 0)
-
-
-def test_members_come_back(path: Path) -> None:
-    rows = [Member(f"id{number}", "node", ("host:1",), "dead", 5, "z", dead_s=9) for number in range(5)]
-    catalog = Catalog(path)
-    catalog.save_members(rows + rows)
-    catalog.save_members(rows)
-    catalog._db.execute("INSERT INTO members VALUES ('bad', '{}')")
-    catalog.close()
-    catalog = Catalog(path)
-    assert catalog.load_members() == rows
-    catalog.close()
-
-
-def test_a_restart_does_not_begin_the_time_of_a_dead_member_anew(catalog: Catalog) -> None:
-    other = Member("other", "other", ("host:1",), "dead", 5, dead_s=100)
-    me = Member("me", "me", ("host:2",), incarnation=7)
-    before = Membership(me, Timing(), random.Random(1))
-    before.merge(1000.0, [other], "")
-    before.tick(1050.0)
-    catalog.save_members(before.snapshot()[1:])
-    after = Membership(me, Timing(), random.Random(1))
-    after.merge(7.0, catalog.load_members(), "")
-    assert [row.id for row in after.owners_candidates(7.0, 151.0)] == ["me", "other"]
-    assert [row.id for row in after.owners_candidates(7.0, 150.0)] == ["me"]
 
 
 # --- the journal -------------------------------------------------------------------------------------
