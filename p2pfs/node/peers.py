@@ -8,6 +8,7 @@ exception is an ordinary answer of the peer.
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import ssl
 import time
@@ -33,6 +34,8 @@ AVOID_S = 5.0
 """How long bulk work prefers other members after a connection failed or a deadline passed: at first, then twice as
 long each time, until a block comes through."""
 AVOID_MOST_S = 60.0
+TROUBLE_S = 60.0
+"""How long people are told what a member did wrong."""
 LOST_MOST = 3
 """A member that in so many races running did not send its block before another one did, hangs."""
 HAVE_BATCH = 1024
@@ -126,6 +129,7 @@ class Peer:
         self._avoid_s = AVOID_S
         self._lost = 0
         self.last_error = ""
+        self._trouble_at = -math.inf
         self.clock_ahead_s = 0.0
         """Its wall clock minus ours, as of the last HELLO."""
 
@@ -195,7 +199,7 @@ class Peer:
         if not self.is_avoided:
             self.avoid_until = time.monotonic() + self._avoid_s
             self._avoid_s = min(AVOID_MOST_S, 2 * self._avoid_s)
-        self.last_error = why
+        self._note(why)
 
     def lost_to_a_hedge(self) -> None:
         """It was asked for a block first, was late, and another one sent it. Once is chance."""
@@ -206,7 +210,15 @@ class Peer:
     def accuse(self, what: str) -> None:
         """It did something wrong, and not just late: avoid it for long."""
         self.avoid_until = time.monotonic() + AVOID_MOST_S
-        self.last_error = what
+        self._note(what)
+
+    def _note(self, what: str) -> None:
+        self.last_error, self._trouble_at = what, time.monotonic()
+
+    @property
+    def trouble(self) -> str:
+        """What it did wrong in the last minute, for people; empty for nothing."""
+        return self.last_error if time.monotonic() - self._trouble_at < TROUBLE_S else ""
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:

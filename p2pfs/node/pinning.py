@@ -23,6 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PUSH_S = 10.0
+STRAGGLER_S = 1.0
 COMPARE_S = 60.0
 """One comparison, of a bucket after the other; what a new member lacks goes in several."""
 KEEP_MS = 60_000
@@ -121,8 +122,11 @@ class Pinning:
                 self.on_change(changed)
         return changed
 
-    def publish(self, records: list[Pin]) -> list[str]:
-        """Merge here and push to every member that answers; ids of the nodes that have it durably, ours among them."""
+    def publish(self, records: list[Pin], quorum: int | None = None) -> list[str]:
+        """Merge here and push to every member that answers; ids of the nodes that have it durably, ours among them.
+
+        With a `quorum`, once so many have it the others get STRAGGLER_S more; they get it by comparison.
+        """
         self.merge(records)
         holders = [self._cluster.id]
         body = wire.dump_json([pin.to_wire() for pin in records])
@@ -134,8 +138,13 @@ class Pinning:
             except errors.P2pfsError as error:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)
 
-        green.wait([self._group.spawn(f"push-{p.member.name}", push, p) for p in self._cluster.live_peers()], PUSH_S)
-        return holders
+        pushes = [self._group.spawn(f"push-{peer.member.name}", push, peer) for peer in self._cluster.live_peers()]
+        end = time.monotonic() + PUSH_S
+        while (left_s := end - time.monotonic()) > 0 and not all(it.dead for it in pushes):
+            green.wait([it for it in pushes if not it.dead], left_s, 1)
+            if quorum is not None and len(holders) >= quorum:
+                end, quorum = min(end, time.monotonic() + STRAGGLER_S), None
+        return list(holders)
 
     # --- comparison ----------------------------------------------------------------------------------
 
