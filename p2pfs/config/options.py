@@ -205,7 +205,7 @@ class Storage:
     gc_grace: float = _option(
         kinds.duration("0s", "365d"), "24h",
         """Blocks that no pin wants are kept for so long after they were last stored, and after the pin was removed:
-        so long `p2pfs-cli restore` can undo `rm`. Longer than the longest store.""",
+        so long `p2pfs-cli restore` can undo `rm`.""",
         reloadable=True,
     )
     scrub_period: float = _option(
