@@ -176,8 +176,8 @@ class Ingest(Work):
 
     def close(self) -> None:
         """End what is still running."""
-        self._renewal.close()
         self._group.close()
+        self._renewal.close()
 
 
 def _built(entries: list[Entry], profile: Profile) -> tuple[Link, list[Block]]:

@@ -127,7 +127,7 @@ class Node:
         paced = BufferPool("paced", config.node.buffers // 4)
         pinning = Pinning(catalog, cluster, self._data_dir / "catalog.jsonl", config.repair.sync_interval)
         fetcher = Fetcher(local, cluster, own, lambda: self.config.cluster.replicas)
-        placer = Placer(local, cluster)
+        placer = Placer(local, cluster, self._data_dir / "temp")
         return Services(
             config=config, caller=caller, started=started, local=local, own_buffers=own,
             serve_buffers=BufferPool("serve", config.node.buffers // 4), paced_buffers=paced, cluster=cluster,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from p2pfs import errors, green
@@ -163,9 +164,11 @@ class _Filling:
 class Placer:
     """Puts blocks. `wanted` copies are tried for, fewer than `quorum` are an error."""
 
-    def __init__(self, local: LocalStore, cluster: Cluster) -> None:
+    def __init__(self, local: LocalStore, cluster: Cluster, temp: Path | None = None) -> None:
+        """`temp`: a folder for what does not fit in memory."""
         self._local = local
         self._cluster = cluster
+        self._temp = temp
 
     def is_mine(self, wanted: int) -> Callable[[Multihash], bool]:
         """Should this node hold a block, by its name? A plain lookup, callable from native threads."""
@@ -206,7 +209,7 @@ class Placer:
 
     def renewal(self, wanted: int, every_s: float, fail: Callable[[str, BaseException], None]) -> Renewal:
         """What keeps the blocks of a store young until its pin is made."""
-        return Renewal(self._local, self._cluster, wanted, every_s, fail)
+        return Renewal(self._local, self._cluster, wanted, every_s, fail, self._temp)
 
     def holds_already(self, cid: CID, wanted: int) -> bool:
         """Is the block on any of the nodes that should hold it? For dry runs: nothing is renewed."""

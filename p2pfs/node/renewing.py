@@ -7,8 +7,10 @@ protects a block.
 from __future__ import annotations
 
 import collections
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from p2pfs import errors, green
 from p2pfs.core.cid import CID, DAG_PB, RAW
@@ -19,7 +21,9 @@ from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import HAVE_BATCH
 
 ROW = 1 + 2 + DIGEST_BYTES
-"""Bytes that a block takes in memory: its kind and its multihash. Of 1 MiB leaves that is 0.0034 %."""
+"""Bytes that a block takes: its kind and its multihash. Of 1 MiB leaves that is 0.0034 %."""
+MEMORY_BYTES = 1024 * 1024
+"""Of blocks that are remembered in memory, those of 30 GiB; more go to a file."""
 
 
 class Renewal:
@@ -27,14 +31,16 @@ class Renewal:
 
     def __init__(
         self, local: LocalStore, cluster: Cluster, wanted: int, every_s: float,
-        fail: Callable[[str, BaseException], None],
+        fail: Callable[[str, BaseException], None], temp: Path | None = None,
     ) -> None:
+        """`fail` gets what ends the store; `temp` is the folder for a long list of blocks."""
         self._local = local
         self._cluster = cluster
         self._wanted = wanted
         self._every_s = every_s
         self._fail = fail
-        self._rows = bytearray()
+        self._rows = tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=temp and str(temp))  # noqa: SIM115  # closed by `close`
+        self._size = 0
         self._silent: set[str] = set()
         """Who did not answer in this round: asked again in the next one, not for each batch."""
         self._begun = time.monotonic()
@@ -42,9 +48,15 @@ class Renewal:
         self._group.loop("renew", self._step, first_s=every_s)
 
     def note(self, cid: CID) -> None:
-        """That block was placed."""
-        if not cid.is_identity:
-            self._rows += bytes([cid.codec == DAG_PB]) + cid.multihash
+        """That block was placed. Raises NoSpace."""
+        if cid.is_identity:
+            return
+        try:
+            self._rows.seek(self._size)
+            self._rows.write(bytes([cid.codec == DAG_PB]) + cid.multihash)
+        except OSError as error:
+            raise errors.NoSpace(f"no room for the list of a long store's blocks: {error.strerror}") from error
+        self._size += ROW
 
     def _step(self) -> float:
         try:
@@ -60,7 +72,7 @@ class Renewal:
         """
         is_long = time.monotonic() - self._begun > self._every_s
         self._group.close()
-        return self.renew() if is_long and self._rows else None
+        return self.renew() if is_long and self._size else None
 
     def renew(self) -> int:
         """Make all blocks so far young, wherever they are; the copies that the rarest one has. Raises TooFewNodes."""
@@ -69,9 +81,10 @@ class Renewal:
 
     def _batches(self) -> Iterator[dict[Multihash, bool]]:
         """Is it a branch, by block."""
-        end = len(self._rows)
+        end = self._size
         for start in range(0, end, ROW * HAVE_BATCH):
-            rows = bytes(self._rows[start : min(end, start + ROW * HAVE_BATCH)])
+            self._rows.seek(start)
+            rows = self._rows.read(min(end - start, ROW * HAVE_BATCH))
             yield {rows[at + 1 : at + ROW]: bool(rows[at]) for at in range(0, len(rows), ROW)}
 
     def _renew(self, batch: dict[Multihash, bool]) -> int:
@@ -109,3 +122,4 @@ class Renewal:
     def close(self) -> None:
         """End it."""
         self._group.close()
+        self._rows.close()

@@ -87,14 +87,14 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
 def _keep_room(db: sqlite3.Connection, reserve: Path) -> None:
     """See to it that pins can be removed when not a byte is free any more: that is what makes room.
 
-    Pages that are free already, in the file and in its log, take some thousand changes. A clean stop removes the log, so
-    for a start on a full disk there is a file to give up.
+    Pages that are free already, in the file and in its log, take some thousand changes. A clean stop removes the log,
+    so for a start on a full disk there is a file to give up.
     """
     with contextlib.suppress(sqlite3.OperationalError, OSError):  # the disk is full already
         if db.execute("PRAGMA freelist_count").fetchone()[0] < ROOM_PAGES:
             db.execute(f"PRAGMA wal_autocheckpoint = {ROOM_PAGES}")
             db.execute("CREATE TABLE room (x BLOB)")
-            db.execute(f"INSERT INTO room VALUES (zeroblob({2 * ROOM_PAGES * 4096}))")
+            db.execute("INSERT INTO room VALUES (zeroblob(?))", (2 * ROOM_PAGES * 4096,))
             db.execute("DROP TABLE room")
             db.execute("PRAGMA wal_checkpoint(RESTART)")
         with reserve.open("wb") as file:

@@ -131,11 +131,18 @@ def test_one_that_is_silent_is_asked_once_a_round(world: World, monkeypatch: pyt
     work.close()
 
 
-def test_what_a_store_remembers_is_a_few_bytes_a_block(world: World) -> None:
+def test_a_long_list_of_blocks_is_in_a_file_and_renewed_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewing, "MEMORY_BYTES", 100 * renewing.ROW)
     work = renewal(world, 60.0, [])
-    for _ in range(1000):
-        work.note(new_block())
-    assert len(work._rows) == 1000 * renewing.ROW == 35_000
+    for _ in range(3000):
+        leaf = new_block()
+        keep(world, leaf, "n1", "n2")
+        work.note(leaf)
     work.note(CID(RAW, b"\0\x01x"))  # a CID that holds its data: there is no block
-    assert len(work._rows) == 35_000
+    assert work._size == 3000 * renewing.ROW
+    assert work._rows._rolled  # type: ignore[attr-defined]
+    assert work.renew() == 2
+    assert len(asked(world, "n1").renewed) == 3000
     work.close()
