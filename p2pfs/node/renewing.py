@@ -39,7 +39,7 @@ class Renewal:
         self._wanted = wanted
         self._every_s = every_s
         self._fail = fail
-        self._rows = tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=temp and str(temp))  # noqa: SIM115  # closed by `close`
+        self._rows = tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=str(temp) if temp else None)  # noqa: SIM115  # closed by `close`
         self._size = 0
         self._silent: set[str] = set()
         """Who did not answer in this round: asked again in the next one, not for each batch."""
