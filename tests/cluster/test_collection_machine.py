@@ -8,11 +8,11 @@ the end: the disks hold every live block as often as wanted, and nothing else.
 from __future__ import annotations
 
 import contextlib
-import io
+import hashlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -30,42 +30,28 @@ from hypothesis.stateful import (
 )
 
 from kit import truth
-from kit.cluster import Cluster, Node, wait_until
-from p2pfs import Client, errors
+from kit.cluster import Node, wait_until
+from p2pfs import errors
 from p2pfs.client.answers import Stored
 from p2pfs.core.cid import CID
+from tests.cluster.collection_bench import (
+    COPIES,
+    FILES,
+    FOLDERS,
+    GRACE_S,
+    Bench,
+    Source,
+    bytes_of,
+    client,
+    contents,
+    tile_of,
+    write_content,
+)
 
-KIB = 1024
-TILE_BYTES = 256 * KIB
-"""One leaf each."""
-GRACE_S = 2.0
-COPIES = 2
 PATIENCE_S = 30.0
 """For what has to come by itself."""
 SEED = "P2PFS_TEST_SEED"
 """Environment variable with the seed of the long form, to run it again."""
-
-FILES = {"leaf": "", "ab": "ab", "ac": "ac", "bca": "bca"}
-"""Files by name, and the tiles that they begin with: they share blocks."""
-FOLDERS = {"folder": ("leaf", "ab"), "other": ("ac", "ab", "bca")}
-
-
-def bytes_of(salt: str, name: str) -> bytes:
-    """The content of a file; other bytes for each salt."""
-    tiles = (random.Random(f"{salt} {tile}").randbytes(TILE_BYTES) for tile in FILES[name])
-    return b"".join(tiles) + random.Random(f"{salt} {name}").randbytes(1000)
-
-
-def write_content(folder: Path, salt: str) -> dict[str, Path]:
-    """All that a machine may store, by name."""
-    paths = {name: folder / name for name in (*FILES, *FOLDERS)}
-    for name in FILES:
-        paths[name].write_bytes(bytes_of(salt, name))
-    for name, inside in FOLDERS.items():
-        paths[name].mkdir()
-        for file in inside:
-            (paths[name] / file).write_bytes(bytes_of(salt, file))
-    return paths
 
 
 @dataclass
@@ -77,59 +63,6 @@ class Pin:
     is_live: bool
     removed_at: float = 0.0
     """When its removal was asked for, by the monotonic clock."""
-
-
-class Bench:
-    """The cluster, which the examples share as long as none fails: nodes take long to start."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._cluster: Cluster | None = None
-        self._examples = 0
-
-    def cluster(self) -> Cluster:
-        """Three nodes that run."""
-        if self._cluster is None:
-            self._cluster = Cluster(
-                self.new_folder(), 3, cluster__replicas=str(COPIES), cluster__write_quorum=str(COPIES),
-                storage__chunker="fixed-256KiB", storage__gc_grace=f"{GRACE_S:g}s",
-                repair__sync_interval="200ms", repair__out_after="1h",
-            )
-            # One collects all the time; on the others blocks that nobody wants grow old.
-            self._cluster[0].options["repair.audit_interval"] = "1s"
-            self._cluster.start()
-        return self._cluster
-
-    def new_folder(self) -> Path:
-        """One that nobody else has."""
-        self._examples += 1
-        folder = self._folder / str(self._examples)
-        folder.mkdir()
-        return folder
-
-    def close(self) -> None:
-        """End the nodes; the next example begins with new ones."""
-        if self._cluster is not None:
-            self._cluster.close()
-            self._cluster = None
-
-
-class Source(io.RawIOBase):
-    """A file whose reader is made to do something else once, before the last 1000 bytes of it."""
-
-    def __init__(self, data: bytes, meanwhile: Callable[[], None]) -> None:
-        self._data = io.BytesIO(data)
-        self._pause_at = len(data) - 1000
-        self._meanwhile = meanwhile
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if self._data.tell() == self._pause_at:
-            self._meanwhile()
-            return self._data.read(size)
-        return self._data.read(min(size, self._pause_at - self._data.tell()) if size >= 0 else self._pause_at)
 
 
 CONTENT = st.sampled_from([*FILES, *FOLDERS])
@@ -191,11 +124,31 @@ class Machine(RuleBasedStateMachine):
 
     @rule(content=st.sampled_from(["ab", "ac", "bca"]), alias=ALIAS, number=NUMBER)
     def store_while_all_collect(self, content: str, alias: str, number: int) -> None:
-        """The tiles are on their way, and all nodes collect before the end comes."""
+        """The tiles are stored, and all nodes collect before the end comes, and with it the pin."""
+        tiles = [hashlib.sha256(tile_of(self.salt, tile)).hexdigest() for tile in FILES[content]]
+
+        def are_placed() -> bool:
+            disks = [node.data_dir / "blocks" for node in self.cluster.running()]
+            return all(any((disk / tile[:3] / tile).exists() for disk in disks) for tile in tiles)
+
+        def meanwhile() -> None:
+            wait_until(are_placed, PATIENCE_S, "the tiles are placed")
+            self.collect_everywhere()
+
         with self.acting(), client(self.node(number)) as user:
-            source = Source(bytes_of(self.salt, content), self.collect_everywhere)
+            source = Source(bytes_of(self.salt, content), meanwhile)
             stored = user.store(source, name=f"{self.salt}-{content}-{alias}")  # type: ignore[arg-type]
             self.note(stored, content)
+
+    @precondition(has_removed)
+    @rule(pick=NUMBER, number=NUMBER)
+    def store_again_what_is_about_to_be_collected(self, pick: int, number: int) -> None:
+        """Blocks that were unwanted for long, and that the store need not send."""
+        pin = self.pins[self.name_of(pick, is_live=False)]
+        end = pin.removed_at + 1.1 * GRACE_S
+        wait_until(lambda: time.monotonic() > end, 2 * GRACE_S, "the grace is over")
+        content = pin.content if FILES.get(pin.content) else FOLDERS.get(pin.content, ("ab",))[-1]
+        self.store_while_all_collect(content=content, alias="x", number=number)
 
     def note(self, stored: Stored, content: str) -> None:
         assert stored.replicas >= COPIES
@@ -239,6 +192,24 @@ class Machine(RuleBasedStateMachine):
                 pin.is_live = True
             except errors.NotFound:
                 assert time.monotonic() - pin.removed_at > GRACE_S, f"{name} was not kept for {GRACE_S:g} s"
+
+    @precondition(has_live)
+    @rule(pick=NUMBER, number=NUMBER, other=NUMBER)
+    def rm_by_mistake(self, pick: int, number: int, other: int) -> None:
+        """All collect before it is noticed, and still it can be undone, on any node."""
+        name = self.name_of(pick, is_live=True)
+        with self.acting():
+            begin = time.monotonic()
+            with client(self.node(number)) as user:
+                user.remove(name)
+            self.collect_everywhere()
+            with client(self.node(other)) as user:
+                try:
+                    user.restore(name)
+                except errors.NotFound:
+                    assert time.monotonic() - begin > GRACE_S, f"{name} was not kept for {GRACE_S:g} s"
+                    self.pins[name].is_live = False
+                    self.pins[name].removed_at = begin
 
     # --- what operators do, and what happens to nodes ------------------------------------------------
 
@@ -332,17 +303,6 @@ class Machine(RuleBasedStateMachine):
         )
         wanted = {block for root in roots for block in (*root.leaves, *root.branches)}
         return is_whole and {block for disk in disks for block in disk.blocks} == wanted
-
-
-def client(node: Node) -> Client:
-    return Client(str(node.control), timeout_s=60)
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """Files below a path by their names in it; a file itself has none."""
-    if path.is_file():
-        return {"": path.read_bytes()}
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 @pytest.fixture
