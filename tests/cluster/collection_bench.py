@@ -16,8 +16,8 @@ TILE_BYTES = 256 * KIB
 GRACE_S = 2.0
 COPIES = 2
 
-FILES = {"leaf": "", "ab": "ab", "ac": "ac", "bca": "bca"}
-"""Files by name, and the tiles that they begin with: they share blocks."""
+FILES = {"leaf": "", "ab": "xab", "ac": "ayc", "bca": "bcaz"}
+"""Files by name, and the tiles that they begin with: they share some, and each has one for itself."""
 FOLDERS = {"folder": ("leaf", "ab"), "other": ("ac", "ab", "bca")}
 
 
