@@ -43,6 +43,8 @@ REST = 3
 REST_MOST_S = 600.0
 UNSETTLED_S = 2.0
 """As long as something is missing or waits to be given up, this is the least pause between looks at it."""
+HEARD_S = 5.0
+"""After so long everybody has heard of a change of members, and what was placed before has come."""
 FAILED_S = 10.0
 INTRODUCTION_S = 5.0
 """The first pass waits at most so long until somebody has told who the members are: what a node remembers of them from
@@ -81,11 +83,13 @@ class Audit:
         self.phase, self.done, self.total = "", 0, 0
         self._requests: list[Request] = []
         self._wake = green.Event()
-        self._walk_at = self._compare_at = self._rested_at = 0.0
+        self._walk_at = self._compare_at = self._rested_at = self._recent_rested_at = 0.0
         self._recent_at = self._settle_at = math.inf
         self._introduced_by = 0.0
         self._changes = 0
         self._compared = -1
+        self._members_at = self._compared_at = self._looked_at = -math.inf
+        """When members changed last; what was there then was compared; pins that had come by then were looked at."""
         self._last_end: float | None = None
 
     def start(self) -> None:
@@ -112,6 +116,7 @@ class Audit:
 
     def members_changed(self) -> None:
         """Other members own shards, or can be reached."""
+        self._members_at = time.monotonic()
         self._changes += 1
         self._compare_at = min(self._compare_at, time.monotonic() + SETTLE_S)
         if self.report.held_up:  # perhaps by whom the change was about
@@ -127,7 +132,7 @@ class Audit:
         if live:
             self._changes += 1
             if self._wanting.note(live):
-                self._recent_at = min(self._recent_at, now + SETTLE_S)
+                self._recent_at = min(self._recent_at, max(now + SETTLE_S, self._recent_rested_at))
             else:
                 self._walk_at = now
         self._wake.set()
@@ -164,7 +169,11 @@ class Audit:
     @property
     def is_drained(self) -> bool:
         """This node gives its shards away, and all that it held is where it should be."""
-        return self._cluster.membership.me.drains and self.is_current and not self.surplus.blocks
+        # On a busy cluster there are always pins that just came; whoever knows of the drain places them elsewhere.
+        is_looked_at = self.is_current or (
+            self._compared_at > self._members_at and self._looked_at > self._members_at + HEARD_S
+        )
+        return self._cluster.membership.me.drains and is_looked_at and not self.surplus.blocks
 
     def state(self) -> dict[str, Any]:
         """How it goes, for STATUS."""
@@ -232,7 +241,7 @@ class Audit:
             raise
         if is_walk:
             self._walk_at = min(self._walk_at, time.monotonic() + self._config().repair.audit_interval)
-        self._compared = changes
+        self._compared, self._compared_at, self._looked_at = changes, begin, begin
         report.seconds = time.monotonic() - begin
         self._rest(report.seconds)
         self._publish()
@@ -283,7 +292,11 @@ class Audit:
         self.repair.wake()
         if was_current:
             self._compared = changes
-        self._rest(time.monotonic() - begin)
+        # A rest of its own, and nothing else put off: where pins come all the time, the other looks would never come.
+        now = time.monotonic()
+        self._recent_rested_at = now + min(REST * (now - begin), REST_MOST_S)
+        if self._standing.unsettled:
+            self._settle_at = min(self._settle_at, now + UNSETTLED_S)
 
     def _count_news(self, news: News) -> None:
         self._standing.add(news.new)

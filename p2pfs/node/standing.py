@@ -106,6 +106,9 @@ class Standing:
         """These are wanted since the last comparison, too."""
         found = self._local.run(compare_some, self._local.store, lives, self.stand())
         self._backlog.add(found.missing)
+        for live, seen in found.surplus:
+            part = part_of(live.block)
+            self._surplus[part] = self._surplus[part].plus(1, seen.size)
         for part, figures in count(self._cluster, self.stand(), found.counted).figures.items():
             self._figures[part] = total([self._figures[part], figures])
 
