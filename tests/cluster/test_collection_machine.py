@@ -12,7 +12,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -120,25 +120,45 @@ class Machine(RuleBasedStateMachine):
     def store(self, content: str, alias: str, number: int) -> None:
         with self.acting(), client(self.node(number)) as user:
             stored = user.store(self.paths[content], name=f"{self.salt}-{content}-{alias}")
+            assert stored.replicas >= COPIES
             self.note(stored, content)
 
     @rule(content=st.sampled_from(["ab", "ac", "bca"]), alias=ALIAS, number=NUMBER)
     def store_while_all_collect(self, content: str, alias: str, number: int) -> None:
         """The tiles are stored, and all nodes collect before the end comes, and with it the pin."""
+        with self.acting():
+            stored = self.store_in_two_halves(content, alias, self.node(number), self.collect_everywhere)
+            assert stored.replicas >= COPIES
+            self.note(stored, content)
+
+    @precondition(lambda self: self.down is None)
+    @rule(content=st.sampled_from(["ab", "ac", "bca"]), alias=ALIAS, number=NUMBER, distance=st.integers(1, 2))
+    def store_while_another_node_dies(self, content: str, alias: str, number: int, distance: int) -> None:
+        """With the tiles on its disk; a store that is not acknowledged is not promised."""
+        victim = self.cluster[(number + distance) % 3]
+
+        def meanwhile() -> None:
+            self.down = victim
+            victim.kill()
+
+        with self.acting(), contextlib.suppress(errors.TooFewNodes):
+            self.note(self.store_in_two_halves(content, alias, self.cluster[number % 3], meanwhile), content)
+
+    def store_in_two_halves(self, content: str, alias: str, node: Node, meanwhile: Callable[[], None]) -> Stored:
+        """The tiles first; once they are placed, `meanwhile`; then the rest."""
         tiles = [hashlib.sha256(tile_of(self.salt, tile)).hexdigest() for tile in FILES[content]]
 
         def are_placed() -> bool:
             disks = [node.data_dir / "blocks" for node in self.cluster.running()]
             return all(any((disk / tile[:3] / tile).exists() for disk in disks) for tile in tiles)
 
-        def meanwhile() -> None:
+        def pause() -> None:
             wait_until(are_placed, PATIENCE_S, "the tiles are placed")
-            self.collect_everywhere()
+            meanwhile()
 
-        with self.acting(), client(self.node(number)) as user:
-            source = Source(bytes_of(self.salt, content), meanwhile)
-            stored = user.store(source, name=f"{self.salt}-{content}-{alias}")  # type: ignore[arg-type]
-            self.note(stored, content)
+        with client(node) as user:
+            source = Source(bytes_of(self.salt, content), pause)
+            return user.store(source, name=f"{self.salt}-{content}-{alias}")  # type: ignore[arg-type]
 
     @precondition(has_removed)
     @rule(pick=NUMBER, number=NUMBER)
@@ -151,7 +171,6 @@ class Machine(RuleBasedStateMachine):
         self.store_while_all_collect(content=content, alias="x", number=number)
 
     def note(self, stored: Stored, content: str) -> None:
-        assert stored.replicas >= COPIES
         self.pins[stored.name] = Pin(stored.cid, content, True)
         self.is_old = False
 
