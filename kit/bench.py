@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kit.bench_heal import heal
 from kit.cluster import CLI, Cluster, Node
 from p2pfs import Client
 
@@ -282,9 +283,20 @@ def four_clients(bench: Bench) -> None:
     bench.add(Row(f"node, peak with 4 clients x {bench.size // MIB} MiB", "MiB", [peak], "", []))
 
 
+def healing(bench: Bench) -> None:
+    """One of five nodes that hold 2 GiB is lost for good, while files are read."""
+    took, formula, before, meanwhile = [], [], [], []
+    for number in range(bench.runs):
+        run = heal(bench.folder / f"heal-{number}")
+        for values, value in zip((took, formula, before, meanwhile), run, strict=True):
+            values.append(value)
+    bench.add(Row("five nodes, 2 GiB: one lost, all is back", "s", took, "formula", formula))
+    bench.add(Row("five nodes, 2 GiB: get during the repair", "MB/s", meanwhile, "before", before))
+
+
 ROWS: dict[str, Callable[[Bench], None]] = {
     "loopback": loopback, "ids": ids, "one": one_node, "three": three_nodes, "small": small_files,
-    "overhead": overhead, "four": four_clients,
+    "overhead": overhead, "four": four_clients, "heal": healing,
 }
 
 
