@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kit import bench_audit
 from kit.bench_heal import heal
 from kit.cluster import CLI, Cluster, Node
 from p2pfs import Client
@@ -294,9 +295,18 @@ def healing(bench: Bench) -> None:
     bench.add(Row("five nodes, 2 GiB: get during the repair", "MB/s", meanwhile, "before", before))
 
 
+def audit(bench: Bench) -> None:
+    """One node with 100,000 small blocks: a pass of the audit, and what else the node does meanwhile."""
+    found = [bench_audit.run(bench.folder / f"audit-{number}", 100_000) for number in range(bench.runs)]
+    memory = max(it.rss_after - it.rss_before for it in found) / MIB
+    bench.add(Row("one node, 100,000 blocks: audit --wait", "s", [it.seconds for it in found], "its CPU",
+                  [it.cpu_s for it in found], f"memory +{memory:.0f} MiB"))
+    bench.add(Row("the slowest status meanwhile", "ms", [1000 * it.slowest_status_s for it in found], "", []))
+
+
 ROWS: dict[str, Callable[[Bench], None]] = {
     "loopback": loopback, "ids": ids, "one": one_node, "three": three_nodes, "small": small_files,
-    "overhead": overhead, "four": four_clients, "heal": healing,
+    "overhead": overhead, "four": four_clients, "heal": healing, "audit": audit,
 }
 
 
