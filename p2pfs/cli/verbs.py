@@ -173,7 +173,7 @@ def stat(call: Call) -> int:
 
 
 def explain(call: Call) -> int:
-    """A line a block, then what they add up to."""
+    """A line a block, then what they add up to; 1 when a block has fewer copies than wanted."""
     explained = call.client.explain(call.ref)
     call.output.rows(
         (
@@ -191,7 +191,7 @@ def explain(call: Call) -> int:
         f"{end.blocks} blocks, {sized(end.bytes)}: {end.wanted} copies wanted, {end.fewest} of the rarest block; "
         f"{end.below_wanted} blocks below that, {end.lost} lost; {end.asked} members asked{away}\n{end.advice}",
     )
-    return 0
+    return 1 if end.below_wanted or end.lost else 0
 
 
 def id_(call: Call) -> int:

@@ -78,15 +78,15 @@ class Summary:
         }
 
     def _advice(self, away: list[str]) -> str:
-        if self._lost:
-            what = "some blocks are on no member that answered"
-        elif self._below:
-            what = f"some blocks have fewer than the {self._wanted} copies wanted"
-        else:
+        if not self._below:
             return f"every block has the {self._wanted} copies wanted"
-        if away:
-            return f"{what}; bring back {', '.join(sorted(away))}, or store the file again"
-        return f"{what}; store the file again"
+        who = f"bring back {', '.join(sorted(away))}, or " if away else ""
+        if self._lost:
+            return f"some blocks are on no member that answered; {who}store the file again"
+        return (
+            f"some blocks have fewer than the {self._wanted} copies wanted; {who}wait: the audit makes them again "
+            "(`p2pfs-cli status` says when)"
+        )
 
 
 def peer_rows(services: Services) -> Iterator[dict[str, Any]]:

@@ -34,9 +34,9 @@ class Runner:
     def start(self, *args: str, **kwargs: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*CLI, *args], cwd=self.folder, env=self.environment, **kwargs)
 
-    def json(self, *args: str) -> list[dict[str, Any]]:
+    def json(self, *args: str, code: int = 0) -> list[dict[str, Any]]:
         done = self("--json", *args)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 

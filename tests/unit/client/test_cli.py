@@ -139,7 +139,7 @@ def test_tables_and_json(run: Runner, node: FakeNode) -> None:
     assert run.json("peers")[0]["self"] is True
     assert run.json("stat", "tree")[0]["type"] == "directory"
     assert "bring back b" in run("explain", "tree").stdout.decode()
-    rows = run.json("explain", "tree")
+    rows = run.json("explain", "tree", code=1)
     assert rows[0]["holders"] == ["a"]
     assert rows[-1]["below_wanted"] == 1
     assert run.json("rm", "tree") == [{"cid": cid, "name": "tree"}]
