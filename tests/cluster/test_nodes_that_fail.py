@@ -284,7 +284,12 @@ def test_seeds_that_are_silent_or_something_else(tmp_path: Path) -> None:
         try:
             assert node.ready_s < 5
             wait_until(lambda: dead in node.log() and "127.0.0.1:1:" in node.log(), 15, "both are named")
-            assert node.json("status")[0]["verdict"] == "healthy"
+            status = node.json("status", check=False)[0]
+            assert status["verdict"] == "degraded"
+            assert any("any seed" in reason for reason in status["reasons"])
+            small = make_file(tmp_path / "small", 1000)
+            done = node.cli("store", str(small), check=False)
+            assert done.returncode == 8, "it is not alone, so it does not decide alone"
         finally:
             assert node.stop() == 0
 
