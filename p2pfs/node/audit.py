@@ -7,7 +7,6 @@ collection (`collecting`). What to do about a block is decided in `core/audit.py
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from p2pfs import errors, green, metrics
 from p2pfs.config import Config
 from p2pfs.core import wire
+from p2pfs.core.agenda import FAILED_S, SETTLE_S, Agenda, Work
 from p2pfs.core.health import Figures
 from p2pfs.core.multihash import Multihash
 from p2pfs.core.pins import Pin
@@ -34,21 +34,10 @@ from p2pfs.node.wanting import News, Wanting
 
 BUFFERS = 5
 """Of 2 MiB, for the audit alone: one for walks, the others for repair."""
-SETTLE_S = 0.5
-"""Changes come in bursts; so long they are waited for."""
-REMOVED_S = 10.0
-"""Soon after pins were removed the walk is made anew, so that what they wanted is not missed any more."""
-REST = 3
-"""A pass that took a second is followed by so many seconds of rest, whatever happens."""
-REST_MOST_S = 600.0
-UNSETTLED_S = 2.0
-"""As long as something is missing or waits to be given up, this is the least pause between looks at it."""
-HEARD_S = 5.0
-"""After so long everybody has heard of a change of members, and what was placed before has come."""
-FAILED_S = 10.0
 INTRODUCTION_S = 5.0
 """The first pass waits at most so long until somebody has told who the members are: what a node remembers of them from
 before it was stopped may be wrong, and it would fetch or give up in vain."""
+MEET_S = 0.5
 LISTED = 100
 """Unreadable roots that STATUS names."""
 
@@ -83,21 +72,14 @@ class Audit:
         self.phase, self.done, self.total = "", 0, 0
         self._requests: list[Request] = []
         self._wake = green.Event()
-        self._walk_at = self._compare_at = self._rested_at = self._recent_rested_at = 0.0
-        self._recent_at = self._settle_at = math.inf
+        self._agenda = Agenda(time.monotonic())
         self._introduced_by = 0.0
-        self._changes = 0
-        self._compared = -1
-        self._members_at = self._compared_at = self._looked_at = -math.inf
-        """When members changed last; what was there then was compared; pins that had come by then were looked at."""
         self._last_end: float | None = None
 
     def start(self) -> None:
         """Begin, with a walk."""
-        now = time.monotonic()
-        self._walk_at = now + SETTLE_S
         if self._cluster.size > 1 or self._config().cluster.seeds:
-            self._introduced_by = now + INTRODUCTION_S
+            self._introduced_by = time.monotonic() + INTRODUCTION_S
         self._cluster.on_change = self.members_changed
         self._pinning.on_change = self.pins_changed
         self._local.on_corrupt = self.repair.heal
@@ -116,11 +98,7 @@ class Audit:
 
     def members_changed(self) -> None:
         """Other members own shards, or can be reached."""
-        self._members_at = time.monotonic()
-        self._changes += 1
-        self._compare_at = min(self._compare_at, time.monotonic() + SETTLE_S)
-        if self.report.held_up:  # perhaps by whom the change was about
-            self._walk_at = min(self._walk_at, self._compare_at)
+        self._agenda.members_changed(time.monotonic(), bool(self.report.held_up))
         self._wake.set()
 
     def pins_changed(self, pins: list[Pin]) -> None:
@@ -128,13 +106,9 @@ class Audit:
         now = time.monotonic()
         live = [pin for pin in pins if not pin.removed]
         if len(live) < len(pins):
-            self._walk_at = min(self._walk_at, now + REMOVED_S)
+            self._agenda.pins_went(now)
         if live:
-            self._changes += 1
-            if self._wanting.note(live):
-                self._recent_at = min(self._recent_at, max(now + SETTLE_S, self._recent_rested_at))
-            else:
-                self._walk_at = now
+            self._agenda.pins_came(now, self._wanting.note(live))
         self._wake.set()
 
     def run(self, is_dry: bool = False, is_walk: bool = True) -> Request:
@@ -149,7 +123,7 @@ class Audit:
     @property
     def is_current(self) -> bool:
         """The figures take account of every change that this node knows of."""
-        return self._compared == self._changes
+        return self._agenda.is_current
 
     @property
     def is_done_once(self) -> bool:
@@ -169,10 +143,7 @@ class Audit:
     @property
     def is_drained(self) -> bool:
         """This node gives its shards away, and all that it held is where it should be."""
-        # On a busy cluster there are always pins that just came; whoever knows of the drain places them elsewhere.
-        is_looked_at = self.is_current or (
-            self._compared_at > self._members_at and self._looked_at > self._members_at + HEARD_S
-        )
+        is_looked_at = self._agenda.has_seen_the_members
         return self._cluster.membership.me.drains and is_looked_at and not self.surplus.blocks
 
     def state(self) -> dict[str, Any]:
@@ -193,29 +164,25 @@ class Audit:
         return 0.0
 
     def _do_next(self, now: float) -> None:
-        if not self._last_end and now < self._introduced_by and not self._cluster.has_met:
-            self._wake.wait(SETTLE_S)
-            self._wake.clear()
+        work = self._agenda.next(now)
+        if not self.is_done_once and now < self._introduced_by and not self._cluster.has_met:
+            self._wait(MEET_S)
         elif self._requests:
             self._answer(self._requests[0])
-        elif now >= max(self._walk_at, self._rested_at):
-            self._pass(is_walk=True, is_dry=False)
-        elif now >= max(self._compare_at, self._rested_at):
-            self._pass(is_walk=False, is_dry=True)
-        elif now >= max(self._settle_at, self._rested_at):
-            self._look_again()
-        elif now >= self._recent_at:
-            self._look_at_recent()
+        elif work is not None:
+            self._do(work, is_dry=False)
         else:
-            due = max(min(self._walk_at, self._compare_at, self._settle_at), self._rested_at)
-            self._wake.wait(max(0.01, min(due, self._recent_at) - now))
-            self._wake.clear()
+            self._wait(self._agenda.wait_s(now))
+
+    def _wait(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+        self._wake.clear()
 
     def _answer(self, first: Request) -> None:
         """A pass for whoever waits for one of that kind by now."""
         requests = [request for request in self._requests if request.is_like(first)]
         try:
-            report = self._pass(first.is_walk, first.is_dry)
+            report = self._do(Work.WALK if first.is_walk else Work.COMPARE, first.is_dry)
         except errors.P2pfsError as error:
             for request in requests:
                 request.fail(error)
@@ -225,26 +192,25 @@ class Audit:
         for request in requests:
             request.succeed(report)
 
-    def _pass(self, is_walk: bool, is_dry: bool) -> Report:
-        """One comparison of everything, after a walk if that is wanted or there was none yet."""
-        begin, report, changes = time.monotonic(), Report(), self._changes
-        is_walk = is_walk or self._wanting.inventory is None
-        # Before anything is looked at: what changes during the pass calls for another one.
-        self._compare_at = math.inf
-        if is_walk:
-            self._walk_at = math.inf
+    def _do(self, work: Work, is_dry: bool) -> Report:
+        """One pass, and what follows from it for the next ones."""
+        begin, report = time.monotonic(), Report()
+        if self._wanting.inventory is None:
+            work = Work.WALK
+        self._agenda.begin(work, begin)
         try:
-            self._look_at_all(is_walk, is_dry, report)
+            if work is Work.RECENT:
+                self._look_at_recent()
+            elif work is Work.SETTLE:
+                self._compare(self._standing.unsettled, report)
+            else:
+                self._look_at_all(work is Work.WALK, is_dry, report)
         except BaseException:
-            self._compare_at = min(self._compare_at, begin + FAILED_S)
-            self._walk_at = min(self._walk_at, begin + FAILED_S) if is_walk else self._walk_at
+            self._agenda.fail(work)
             raise
-        if is_walk:
-            self._walk_at = min(self._walk_at, time.monotonic() + self._config().repair.audit_interval)
-        self._compared, self._compared_at, self._looked_at = changes, begin, begin
-        report.seconds = time.monotonic() - begin
-        self._rest(report.seconds)
-        self._publish()
+        now = time.monotonic()
+        report.seconds = now - begin
+        self._agenda.end(work, now, bool(self._standing.unsettled), self._config().repair.audit_interval)
         return report
 
     def _look_at_all(self, is_walk: bool, is_dry: bool, report: Report) -> None:
@@ -254,10 +220,10 @@ class Audit:
         unwanted = self._compare(range(PARTS), report)
         if is_walk:
             self._collect(unwanted, report, is_dry)
+        self._publish()
 
     def _walk(self, report: Report) -> None:
         self._enter("walk", self._pinning.run(self._pinning.catalog.counts).live)
-        self._recent_at = math.inf
         since_ms = int((self._collection.now() - self._config().storage.gc_grace) * 1000)
         self._wanting.walk(since_ms, report, self._progress)
 
@@ -273,47 +239,25 @@ class Audit:
                 self.lost_pins = find_losses(self._local, self._fetcher, self._pinning, view, lost) if lost else []
         return unwanted
 
-    def _look_again(self) -> None:
-        """Compare those parts only in which something was not as it should be."""
-        begin = time.monotonic()
-        self._settle_at = begin + FAILED_S
-        self._compare(self._standing.unsettled, Report())
-        self._rest(time.monotonic() - begin)
-
     def _look_at_recent(self) -> None:
         """Pins that came since the last walk: only what they want is looked at."""
-        begin, changes, was_current = time.monotonic(), self._changes, math.isinf(self._compare_at)
-        self._recent_at = math.inf
-        found = self._wanting.enter_recent()
-        if found is None:
-            self._walk_at = min(self._walk_at, begin + FAILED_S)
+        news = self._wanting.enter_recent()
+        if news is None:
+            self._agenda.want(Work.WALK, time.monotonic() + FAILED_S)
             return
-        self._count_news(found)
+        self._count_news(news)
         self.repair.wake()
-        if was_current:
-            self._compared = changes
-        # A rest of its own, and nothing else put off: where pins come all the time, the other looks would never come.
-        now = time.monotonic()
-        self._recent_rested_at = now + min(REST * (now - begin), REST_MOST_S)
-        if self._standing.unsettled:
-            self._settle_at = min(self._settle_at, now + UNSETTLED_S)
 
     def _count_news(self, news: News) -> None:
         self._standing.add(news.new)
         if news.is_raised:
-            self._compare_at = min(self._compare_at, time.monotonic() + SETTLE_S)
+            self._agenda.want(Work.COMPARE, time.monotonic() + SETTLE_S)
 
     def _enter(self, phase: str, total: int) -> None:
         self.phase, self.done, self.total = phase, 0, total
 
     def _progress(self, done: int) -> None:
         self.done = done
-
-    def _rest(self, seconds: float) -> None:
-        """After a pass of so many seconds: say when to come back at the earliest, and when to look again."""
-        now = time.monotonic()
-        self._rested_at = now + min(REST * seconds, REST_MOST_S)
-        self._settle_at = max(now + UNSETTLED_S, self._rested_at) if self._standing.unsettled else math.inf
 
     def _publish(self) -> None:
         figures, self._last_end = self.figures, round(time.time(), 3)

@@ -18,9 +18,10 @@ from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.gossip import Gossip
+from p2pfs.node.hello import Caller, new_instance
 from p2pfs.node.identity import Identity
 from p2pfs.node.local import LocalStore
-from p2pfs.node.peers import Caller, Peers, new_instance
+from p2pfs.node.peers import Peers
 from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
 from p2pfs.node.reading import Reader

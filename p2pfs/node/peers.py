@@ -1,33 +1,29 @@
 """Connections to the other members: a few per member and lane, kept open, discarded after any trouble.
 
-Three lanes keep urgent and bulky traffic apart: `probe` (SWIM), `catalog` (pins), `bulk` (blocks). A connection is
-used by one greenlet at a time; whatever exception passes through it, it is closed and never used again unless the
-exception is an ordinary answer of the peer.
+Three lanes keep urgent and bulky traffic apart: `probe` (SWIM), `catalog` (pins), `bulk` (blocks).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from p2pfs import errors, green, metrics
-from p2pfs.core import wire
 from p2pfs.core.cid import CID
 from p2pfs.core.membership import Member
 from p2pfs.net.connection import Connection, connect
+from p2pfs.node.hello import Caller, Hello, hello
+from p2pfs.node.lanes import Lane
 
 T = TypeVar("T")
 
 LANES = {"probe": 2, "catalog": 1, "bulk": 4}
 """Connections to one member, by lane."""
 CONNECT_S = 3.0
-IDLE_S = 120.0
-"""Older idle connections are not used again: the other end closes them after 300 s."""
 BULK_ANSWER_S = 15.0
 """Until the first byte of an answer to HAVE, PUT, GET: the other end waits for a buffer and a disk at most."""
 AVOID_S = 5.0
@@ -39,74 +35,6 @@ TROUBLE_S = 60.0
 LOST_MOST = 3
 """A member that in so many races running did not send its block before another one did, hangs."""
 HAVE_BATCH = 1024
-
-
-class Caller(NamedTuple):
-    """How this node introduces itself."""
-
-    id: str
-    name: str
-    instance: str
-
-
-def new_instance(now: float) -> str:
-    """16 hex digits, larger for later starts: 11 of milliseconds, 5 of chance."""
-    return f"{int(now * 1000):011x}"[-11:] + secrets.token_hex(3)[:5]
-
-
-class Lane:
-    """The connections of one kind to one member."""
-
-    def __init__(self, open_one: Callable[[], Connection], size: int) -> None:
-        self._open = open_one
-        self._slots = green.Semaphore(size)
-        self._idle: list[tuple[float, Connection]] = []
-        self._busy: set[Connection] = set()
-
-    @contextlib.contextmanager
-    def connection(self, wait_s: float) -> Iterator[tuple[Connection, bool]]:
-        """A connection of our own for a `with` block, and whether it was used before."""
-        if not self._slots.acquire(timeout=wait_s):
-            raise errors.DeadlinePassed(f"no connection became free within {wait_s:g} s")
-        connection = None
-        try:
-            connection, is_reused = self._take()
-            self._busy.add(connection)
-            yield connection, is_reused
-        except BaseException as error:
-            if connection is not None and not isinstance(error, errors.P2pfsError):
-                connection.is_broken = True  # cut off in the middle
-            raise
-        finally:
-            if connection is not None:
-                self._let_go(connection)
-            self._slots.release()
-
-    def _let_go(self, connection: Connection) -> None:
-        self._busy.discard(connection)
-        if connection.is_broken:
-            connection.close()
-        else:
-            self._idle.append((time.monotonic(), connection))
-
-    def _take(self) -> tuple[Connection, bool]:
-        while self._idle:
-            since, connection = self._idle.pop()
-            if time.monotonic() - since < IDLE_S:
-                return connection, True
-            connection.close()
-        return self._open(), False
-
-    def close(self) -> None:
-        """Close what is idle; what is in use ends with its user."""
-        while self._idle:
-            self._idle.pop()[1].close()
-
-    def sever(self) -> None:
-        """Close what is in use as well: its users get Unreachable at once."""
-        self.close()
-        for connection in list(self._busy):
-            connection.close()
 
 
 class Peer:
@@ -284,36 +212,6 @@ class Peer:
 
 class _Stale(Exception):
     """A connection that had been idle turned out to be closed by the other end."""
-
-
-class Hello(NamedTuple):
-    """The answer to HELLO."""
-
-    id: str
-    instance: str
-    time_ms: int
-    name: str
-
-
-def hello(connection: Connection, caller: Caller) -> Hello:
-    """Introduce ourselves; who is there? Raises IdentityRefused, ProtocolError; closes the connection on failure."""
-    try:
-        body = connection.request("HELLO", wire.VERSION, caller.id, caller.instance, int(time.time() * 1000))
-        return parse_hello(body)
-    except BaseException:
-        connection.close()
-        raise
-
-
-def parse_hello(body: bytes) -> Hello:
-    """Check the JSON of a HELLO answer. Raises ProtocolError."""
-    answer = wire.parse_json(body, dict)
-    if answer.get("version") != wire.VERSION:
-        raise errors.ProtocolError(f"it speaks {str(answer.get('version'))[:40]!r}, this node {wire.VERSION}")
-    for field, kind in (("id", str), ("instance", str), ("time_ms", int), ("name", str)):
-        if type(answer.get(field)) is not kind:
-            raise errors.ProtocolError(f"its HELLO answer has no {field}")
-    return Hello(answer["id"], answer["instance"], answer["time_ms"], answer["name"])
 
 
 class Peers:
