@@ -57,7 +57,6 @@ def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert "frogs" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_no_promise_breaks_under_kills_pauses_and_flips(tmp_path: Path) -> None:
     chaos = Chaos(tmp_path, SEED, 3, ["kill", "pause", "flip"], use_netns=False)

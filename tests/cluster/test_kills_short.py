@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from kit.kills import Kills
 
-ROUNDS, SEED = 15, 20
-
-pytestmark = pytest.mark.slow
+ROUNDS, SEED = 12, 20
 
 
 def test_what_was_acknowledged_survives_kills_at_any_moment(tmp_path: Path) -> None:
@@ -18,5 +14,5 @@ def test_what_was_acknowledged_survives_kills_at_any_moment(tmp_path: Path) -> N
     kills = Kills(tmp_path, SEED)
     kills.run(ROUNDS, say_every=ROUNDS)
     assert kills.figures["rounds"] == ROUNDS
-    assert kills.figures["killed_nodes"] >= 10
+    assert kills.figures["killed_nodes"] >= 8
     assert kills.figures["acknowledged"] >= 3

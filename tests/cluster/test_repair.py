@@ -106,7 +106,7 @@ def test_a_node_that_comes_back_in_time_fetches_what_it_missed_and_nothing_else_
         assert content(away, new) == data
 
 
-@pytest.mark.parametrize("fault", ["kill", "pause"])
+@pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.slow), "pause"])
 def test_a_node_that_flaps_causes_no_storm(tmp_path: Path, fault: str) -> None:
     quick = {"repair__probe_interval": "200ms", "repair__probe_timeout": "200ms", "repair__suspicion_min": "600ms"}
     with four(tmp_path, "60s", **quick) as cluster:

@@ -137,6 +137,7 @@ def test_collection_beside_a_store_needs_the_age_and_the_comparison(without: str
     assert any(loses_when(number, wait) for number in range(8) for wait in (0, 2 * GRACE)) == is_lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", ["renewal", "token"])
 def test_the_search_finds_a_loss_when_one_of_the_safeguards_is_off(without: str) -> None:
     """So that the tests above are known to look where a loss would be."""
