@@ -41,6 +41,8 @@ class Backlog:
         self._parts: list[dict[Multihash, Live]] = [{} for _ in range(PARTS)]
         self._beyond = [NOTHING] * PARTS
         self._set_aside: dict[Multihash, str] = {}
+        self._displaced_in = [0] * PARTS
+        self._remembered = 0
         self._queue: collections.deque[Live] = collections.deque()
         self._in_work: set[Multihash] = set()
         self.missing = NOTHING
@@ -54,8 +56,8 @@ class Backlog:
         return not self._queue and not self._in_work
 
     def is_missing_in(self, part: int) -> bool:
-        """Something in this part is not here."""
-        return bool(self._parts[part] or self._beyond[part].blocks)
+        """Something in this part is not here, and not because there is no room: only other changes can help that."""
+        return len(self._parts[part]) > self._displaced_in[part] or self._beyond[part].blocks > 0
 
     def replace(self, part: int, lives: Iterable[Live]) -> None:
         """All that is missing in a part, in place of what was known of it."""
@@ -72,10 +74,11 @@ class Backlog:
             if live.block in self._parts[part]:
                 continue
             self.missing = self.missing.plus(1, live.size)
-            if self.missing.blocks > MOST:
+            if self._remembered >= MOST:
                 self._beyond[part] = self._beyond[part].plus(1, live.size)
                 continue
             self._parts[part][live.block] = live
+            self._remembered += 1
             self._queue.append(live)
 
     def take(self) -> Live | None:
@@ -101,10 +104,15 @@ class Backlog:
         if live.block in self._parts[part_of(live.block)] and live.block not in self._set_aside:
             self._set_aside[live.block] = why
             if why == "displaced":
-                self.displaced = self.displaced.plus(1, live.size)
+                self._count_displaced(live, 1)
 
     def _forget(self, live: Live) -> None:
         del self._parts[part_of(live.block)][live.block]
+        self._remembered -= 1
         self.missing = self.missing.plus(-1, -live.size)
         if self._set_aside.pop(live.block, "") == "displaced":
-            self.displaced = self.displaced.plus(-1, -live.size)
+            self._count_displaced(live, -1)
+
+    def _count_displaced(self, live: Live, count: int) -> None:
+        self._displaced_in[part_of(live.block)] += count
+        self.displaced = self.displaced.plus(count, count * live.size)

@@ -96,8 +96,11 @@ class Repair:
         if self._local.have([live.block], renew=True)[0]:
             self.backlog.done(live)
             return
-        self._rest(live.size)
         try:
+            if self._is_displaced(live, cid):
+                self.backlog.set_aside(live, "displaced")
+                return
+            self._rest(live.size)
             with self._buffers.buffer() as view:
                 length = self._fetcher.from_others(cid, view)
                 with view[:length] as data:
@@ -105,6 +108,13 @@ class Repair:
         except errors.P2pfsError as error:
             log.info("not repaired yet: %s", error)
             self.backlog.set_aside(live, "failed")
+
+    def _is_displaced(self, live: Live, cid: CID) -> bool:
+        """There is no room here, and others hold all copies that there should be: nothing has to be fetched."""
+        if self._local.run(self._local.store.free_bytes) >= live.size:
+            return False
+        (holders,), _ = self._fetcher.holders([cid])
+        return len(holders) >= self._wanted(live)
 
     def _keep(self, live: Live, cid: CID, data: memoryview) -> None:
         try:
