@@ -127,6 +127,29 @@ def test_a_joining_node_gets_its_share_and_nothing_else_is_copied(tmp_path: Path
         assert total(old, "p2pfs_bytes_repaired_total") - repaired <= meanwhile_bytes
 
 
+def test_a_joining_node_without_room_fetches_nothing_in_vain(tmp_path: Path) -> None:
+    with nodes(tmp_path, 2) as cluster:
+        files = filled(cluster, tmp_path)
+        roots = list(files)
+        small = newcomer(cluster, "node-z")
+        small.options["storage.max_size"] = "1MiB"
+        small.start()
+
+        def is_displaced() -> bool:
+            health = small.json("status", check=False)[0]["health"]
+            return health["displaced_blocks"] > 0 and not health["missing_blocks"]
+
+        wait_until(is_displaced, COMING_S, "it knows that others hold its share")
+        status = cluster[0].json("status", check=False)[0]
+        assert status["verdict"] == "healthy"
+        assert any("no room" in reason and "node-z" in reason for reason in status["reasons"])
+        assert below(disks(cluster), roots, 2) == 0
+        fetched = small.metric("p2pfs_blocks_fetched_total")
+        small.cli("audit", "--wait", check=False)
+        assert small.metric("p2pfs_blocks_fetched_total") <= fetched + 1, "nothing is fetched to be refused"
+        assert is_displaced()
+
+
 def test_a_drain_leaves_nothing_behind_and_the_node_goes_by_itself(tmp_path: Path) -> None:
     with nodes(tmp_path, 4) as cluster:
         stay, going = list(cluster)[:3], cluster[3]
