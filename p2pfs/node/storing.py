@@ -17,7 +17,8 @@ from p2pfs.core.profile import profile
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
 from p2pfs.node.buffers import SMALL, BufferPool
-from p2pfs.node.ingest import FileIngest, Folder, Ingest, add_descriptor, add_stream
+from p2pfs.node.ingest import Folder, Ingest
+from p2pfs.node.leaves import FileIngest, add_descriptor, add_stream
 from p2pfs.node.progress import reporting
 from p2pfs.node.services import Services
 

@@ -20,7 +20,8 @@ from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.hello import Caller
-from p2pfs.node.ingest import FileIngest, Ingest, add_stream
+from p2pfs.node.ingest import Ingest
+from p2pfs.node.leaves import FileIngest, add_stream
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Peer, Peers
 from p2pfs.node.place import Placer
