@@ -21,7 +21,7 @@ from p2pfs.core.pins import Pin
 from p2pfs.node.backlog import PARTS, Amount
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
-from p2pfs.node.collecting import Collection, Unwanted
+from p2pfs.node.collecting import Collection, Haul
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
 from p2pfs.node.losses import LostPin, find_losses
@@ -202,7 +202,7 @@ class Audit:
             if work is Work.RECENT:
                 self._look_at_recent()
             elif work is Work.SETTLE:
-                self._compare(self._standing.unsettled, report)
+                self._compare(self._standing.unsettled, report, self._new_haul())
             else:
                 self._look_at_all(work is Work.WALK, is_dry, report)
         except BaseException:
@@ -217,9 +217,10 @@ class Audit:
         if is_walk:
             self.report = report
             self._walk(report)
-        unwanted = self._compare(range(PARTS), report)
+        haul = self._new_haul()
+        self._compare(range(PARTS), report, haul)
         if is_walk:
-            self._collect(unwanted, report, is_dry)
+            self._collect(haul, report, is_dry)
         self._publish()
 
     def _walk(self, report: Report) -> None:
@@ -227,17 +228,16 @@ class Audit:
         since_ms = int((self._collection.now() - self._config().storage.gc_grace) * 1000)
         self._wanting.walk(since_ms, report, self._progress)
 
-    def _compare(self, parts: Sequence[int], report: Report) -> Unwanted:
+    def _compare(self, parts: Sequence[int], report: Report, haul: Haul) -> None:
         assert self._wanting.inventory is not None
         self._enter("compare", len(parts))
-        unwanted = self._standing.compare(self._wanting.inventory, parts, report, self._progress)
+        self._standing.compare(self._wanting.inventory, parts, report, haul, self._progress)
         self.repair.wake()
         lost = self._standing.lost
         if lost.keys() != self._lost:
             self._lost = set(lost)
             with self._buffers.buffer() as view:
                 self.lost_pins = find_losses(self._local, self._fetcher, self._pinning, view, lost) if lost else []
-        return unwanted
 
     def _look_at_recent(self) -> None:
         """Pins that came since the last walk: only what they want is looked at."""
@@ -269,19 +269,26 @@ class Audit:
 
     # --- collecting ----------------------------------------------------------------------------------
 
-    def _collect(self, unwanted: Unwanted, report: Report, is_dry: bool) -> None:
+    def _new_haul(self) -> Haul:
+        return self._collection.haul(self._config().storage.gc_grace)
+
+    def _collect(self, haul: Haul, report: Report, is_dry: bool) -> None:
         """Drop what is old enough, unless there is a reason not to."""
         assert self._wanting.inventory is not None
-        self._enter("collect", len(unwanted))
-        old, young = self._collection.split(unwanted, self._config().storage.gc_grace)
-        report.waiting = report.waiting.plus(len(young), sum(seen.size for _, seen in young))
+        self._enter("collect", len(haul.rows))
         report.held_up = self._obstacle(report)
+        waiting = [haul.young, haul.left]
         if report.held_up:
-            report.waiting = report.waiting.plus(len(old), sum(seen.size for _, seen in old))
+            waiting.append(Amount(len(haul.rows), sum(seen.size for _, seen in haul.rows)))
         else:
-            report.collected = self._collection.drop(old, self._wanting.inventory, is_dry)
-            if not is_dry:
-                self._pinning.purge(self._config().cluster.tombstone_life)
+            report.collected = self._collection.drop(haul.rows, self._wanting.inventory, is_dry)
+            report.is_cut = haul.left.blocks > 0
+        for amount in waiting:
+            report.waiting = report.waiting.plus(amount.blocks, amount.bytes)
+        if not report.held_up and not is_dry:
+            self._pinning.purge(self._config().cluster.tombstone_life)
+        if report.is_cut and not is_dry:
+            self._agenda.want(Work.WALK, time.monotonic())
 
     def _obstacle(self, report: Report) -> str:
         """Why nothing may be collected. When it may, all catalogs were compared, and what came is in the inventory."""

@@ -11,8 +11,8 @@ from p2pfs.core.multihash import Multihash, digest_of
 
 PARTS = 256
 """Of the digest space, by the first byte: the buckets of `store.inventory`."""
-MOST = 200_000
-"""Blocks that are remembered one by one, about 50 MB; of more, only how many they are until those are done."""
+MOST = 50_000
+"""Blocks that are remembered one by one, about 15 MB; of more, only how many they are until those are done."""
 
 
 def part_of(block: Multihash) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from p2pfs import metrics
 from p2pfs.core.multihash import Multihash
-from p2pfs.node.backlog import Amount, part_of
+from p2pfs.node.backlog import NOTHING, Amount, part_of
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
 from p2pfs.node.pinning import Pinning
@@ -20,6 +20,8 @@ from p2pfs.store.base import Seen
 from p2pfs.store.catalog import ANEW
 from p2pfs.store.inventory import Inventory
 
+MOST = 50_000
+"""Blocks that one pass collects: they are kept in memory, some 10 MB, until all reasons against it were looked for."""
 CLOCK_S = 60.0
 """A member whose clock is further off holds up collection: ages cannot be trusted."""
 
@@ -38,6 +40,29 @@ class AgeClock:
         return min(time.time(), self._wall_s + time.monotonic() - self._steady_s)
 
 
+class Haul:
+    """What a pass found that no pin wants."""
+
+    def __init__(self, oldest_ns: int) -> None:
+        """`oldest_ns`: what is younger has to wait."""
+        self._oldest_ns = oldest_ns
+        self.rows: Unwanted = []
+        """Old enough; MOST at most, the rest is for the next pass."""
+        self.left = NOTHING
+        """Old enough as well, and not among the rows."""
+        self.young = NOTHING
+
+    def add(self, unwanted: Unwanted) -> None:
+        """These were found, too."""
+        for block, seen in unwanted:
+            if seen.token > self._oldest_ns:
+                self.young = self.young.plus(1, seen.size)
+            elif len(self.rows) < MOST:
+                self.rows.append((block, seen))
+            else:
+                self.left = self.left.plus(1, seen.size)
+
+
 class Collection:
     """One round over what a pass found unwanted."""
 
@@ -51,12 +76,9 @@ class Collection:
         """The time that ages are told by."""
         return self._clock.now()
 
-    def split(self, unwanted: Unwanted, grace_s: float) -> tuple[Unwanted, Unwanted]:
-        """Those that are old enough, and those that have to wait."""
-        oldest_ns = (self.now() - grace_s) * 1e9
-        old = [row for row in unwanted if row[1].token <= oldest_ns]
-        young = [row for row in unwanted if row[1].token > oldest_ns]
-        return old, young
+    def haul(self, grace_s: float) -> Haul:
+        """For what a pass finds."""
+        return Haul(int((self.now() - grace_s) * 1e9))
 
     def obstacle(self) -> str:
         """Why nothing may be collected now; empty when it may."""

@@ -26,6 +26,8 @@ class Report:
     unreadable: list[CID] = field(default_factory=list)
     held_up: str = ""
     """Why nothing was collected."""
+    is_cut: bool = False
+    """There is more to collect than one pass does."""
     seconds: float = 0.0
 
     def to_wire(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from p2pfs.core.health import Figures, total
 from p2pfs.core.multihash import Multihash
 from p2pfs.node.backlog import NOTHING, PARTS, Amount, Backlog, part_of
 from p2pfs.node.cluster import Cluster
-from p2pfs.node.collecting import Unwanted
+from p2pfs.node.collecting import Haul
 from p2pfs.node.counting import count, give_up
 from p2pfs.node.local import LocalStore
 from p2pfs.node.pass_report import Report
@@ -19,6 +19,8 @@ from p2pfs.store.layout import SHARDS
 
 AT_ONCE = 1024
 """Blocks about which the other members are asked together."""
+MOST_LOST = 200
+"""Lost blocks of one part that are remembered, to tell which pins are hurt; all are counted."""
 SHARDS_A_PART = SHARDS // PARTS
 
 
@@ -68,10 +70,9 @@ class Standing:
         return lambda shard: Stand(cluster.id, cluster.order(shard), reachable, possible)
 
     def compare(
-        self, inventory: Inventory, parts: Sequence[int], report: Report, progress: Callable[[int], None]
-    ) -> Unwanted:
-        """Each of these parts in turn; what no pin wants. `progress` gets the number of parts that are done."""
-        unwanted: Unwanted = []
+        self, inventory: Inventory, parts: Sequence[int], report: Report, haul: Haul, progress: Callable[[int], None]
+    ) -> None:
+        """Each of these parts in turn; what no pin wants goes to the haul. `progress` gets the number of parts done."""
         gathered: dict[int, Comparison] = {}
         size = 0
         for done, part in enumerate(parts, 1):
@@ -81,14 +82,13 @@ class Standing:
             kept = _amount(it.size for it in found.kept)
             report.waiting = report.waiting.plus(kept.blocks, kept.bytes)
             self._backlog.replace(part, found.missing)
-            unwanted += found.unwanted
+            haul.add(found.unwanted)
             gathered[part] = found
             size += len(found.counted) + len(found.surplus)
             if size >= AT_ONCE or done == len(parts):
                 self._ask_about(gathered, report)
                 gathered, size = {}, 0
             progress(done)
-        return unwanted
 
     def _ask_about(self, gathered: dict[int, Comparison], report: Report) -> None:
         """Count copies, and give up what others hold."""
@@ -97,7 +97,7 @@ class Standing:
         gone = give_up(self._local, self._cluster, stand_in, [row for it in gathered.values() for row in it.surplus])
         for part, found in gathered.items():
             self._figures[part] = counted.figures.get(part, Figures())
-            self._lost[part] = [live for live in counted.lost if part_of(live.block) == part]
+            self._lost[part] = [live for live in counted.lost if part_of(live.block) == part][:MOST_LOST]
             self._surplus[part] = _amount(seen.size for live, seen in found.surplus if live.block not in gone)
             went = _amount(seen.size for live, seen in found.surplus if live.block in gone)
             report.given_up = report.given_up.plus(went.blocks, went.bytes)

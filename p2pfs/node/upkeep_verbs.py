@@ -9,7 +9,7 @@ from p2pfs.core import wire
 from p2pfs.core.member import Member
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node.backlog import Amount
+from p2pfs.node.backlog import NOTHING, Amount
 from p2pfs.node.health import checkup
 from p2pfs.node.pass_report import Request
 from p2pfs.node.progress import Work, reporting
@@ -91,12 +91,17 @@ def gc(services: Services, session: Session, line: Line) -> None:
     """GC: a pass for the sake of what it collects."""
     is_dry = read_flags(session.body(), "dry_run")["dry_run"]
     waiting = Waiting(services)
-    request = services.audit.run(is_dry=is_dry)
+    collected = NOTHING
     with reporting(session, waiting.progress, waiting.fail):
-        waiting.for_pass(request)
-    report = request.report
+        while True:
+            request = services.audit.run(is_dry=is_dry)
+            waiting.for_pass(request)
+            report = request.report
+            collected = collected.plus(report.collected.blocks, report.collected.bytes)
+            if is_dry or not report.is_cut:
+                break
     session.reply(wire.dump_json({
-        "collected_blocks": report.collected.blocks, "collected_bytes": report.collected.bytes,
+        "collected_blocks": collected.blocks, "collected_bytes": collected.bytes,
         "waiting_blocks": report.waiting.blocks, "waiting_bytes": report.waiting.bytes,
         "held_up": report.held_up, "dry_run": is_dry,
     }))
