@@ -301,6 +301,6 @@ class Audit:
             return obstacle
         found = self._wanting.enter_recent()
         if found is None:
-            return "a pin that just came cannot be read yet"
+            return "pins that just came could not be walked yet"
         self._count_news(found)
         return ""

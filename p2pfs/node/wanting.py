@@ -49,11 +49,14 @@ class Wanting:
         self._folder = folder
         self._walks = 0
         self._recent: list[Pin] = []
+        self._is_overrun = False
+        """Some pins that came were too many to be noted: only a walk finds what they want."""
         self.inventory: Inventory | None = None
 
     def note(self, pins: list[Pin]) -> bool:
         """These pins came, for `enter_recent`. False when they are too many: walk then."""
         if len(self._recent) + len(pins) > RECENT_MOST:
+            self._is_overrun = True
             return False
         self._recent += pins
         return True
@@ -63,7 +66,7 @@ class Wanting:
 
         `progress` gets the number of pins that were walked.
         """
-        self._recent = []
+        self._recent, self._is_overrun = [], False
         self._walks += 1
         folder = self._folder / f"inventory-{self._walks % 2}"
         inventory = self._local.run(Inventory, folder, INVENTORY_BYTES)
@@ -90,8 +93,13 @@ class Wanting:
             after = page[-1]
 
     def enter_recent(self) -> News | None:
-        """Enter the pins that came; what they want anew. None: one of them cannot be read, it takes a walk."""
+        """Enter the pins that came; what they want anew.
+
+        None: it takes a walk, since one of them cannot be read, or they were too many.
+        """
         pins, self._recent = self._recent, []
+        if self._is_overrun:
+            return None
         found: dict[Multihash, Live] = {}
         if not pins or self.inventory is None:
             return News({}, False)
@@ -105,7 +113,7 @@ class Wanting:
             for pin in pins:
                 marking.mark(pin)
         news = self._local.run(_enter, self.inventory, found)
-        return None if marking.unreadable else news
+        return None if marking.unreadable or self._is_overrun else news  # more may have come meanwhile
 
     def close(self) -> None:
         """Let go of the inventory."""

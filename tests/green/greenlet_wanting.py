@@ -1,0 +1,71 @@
+"""What the audit knows of pins that come while it is at work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from p2pfs.core import wire
+from p2pfs.core.cid import CID, RAW
+from p2pfs.core.multihash import SHA2_256, multihash
+from p2pfs.core.pins import Pin
+from p2pfs.node import wanting
+from p2pfs.node.buffers import BufferPool
+from p2pfs.node.pass_report import Report
+from p2pfs.node.wanting import Wanting
+
+
+class Here:
+    """A disk and a catalog without threads."""
+
+    def __init__(self) -> None:
+        self.catalog = self
+        self.live: list[Pin] = []
+
+    def run(self, job: Callable[..., Any], *args: Any) -> Any:
+        return job(*args)
+
+    def pins(self, after: Pin | None, limit: int) -> list[Pin]:
+        return [] if after else self.live
+
+    def removed_since(self, ms: int, after: Pin | None, limit: int) -> list[Pin]:
+        return []
+
+
+def pin(number: int) -> Pin:
+    return Pin(CID(RAW, multihash(SHA2_256, b"%d" % number)), "", 1, None, 1, 1, 1, number, "n", False)
+
+
+@pytest.mark.parametrize("batches", [[3], [2, 1], [1, 2], [2, 1, 1]])
+def test_pins_that_are_too_many_to_be_noted_take_a_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: list[int]
+) -> None:
+    monkeypatch.setattr(wanting, "RECENT_MOST", 2)
+    here = cast(Any, Here())
+    known = Wanting(here, here, here, BufferPool("test", wire.MAX_BLOCK), tmp_path)
+    known.walk(0, Report(), lambda done: None)
+    pins = [pin(number) for number in range(sum(batches))]
+    for size in batches:
+        known.note(pins[len(here.live) : len(here.live) + size])
+        here.live = pins[: len(here.live) + size]
+    # Nothing may be collected by an inventory that lacks them, not even when it is asked again.
+    assert known.enter_recent() is None
+    assert known.enter_recent() is None
+    known.walk(0, Report(), lambda done: None)
+    assert known.enter_recent() is not None
+    assert known.inventory is not None
+    wanted = {block for part in range(256) for block in known.inventory.bucket(part)}
+    assert wanted == {one.cid.multihash for one in pins}
+
+
+def test_pins_that_came_are_entered(tmp_path: Path) -> None:
+    here = cast(Any, Here())
+    known = Wanting(here, here, here, BufferPool("test", wire.MAX_BLOCK), tmp_path)
+    known.walk(0, Report(), lambda done: None)
+    assert known.note([pin(1)])
+    news = known.enter_recent()
+    assert news is not None
+    assert list(news.new) == [pin(1).cid.multihash]
