@@ -106,14 +106,18 @@ class Catalog(Records):
         self._open()
         self.is_damaged = False
         journal, self._journal = self._journal, None
-        if journal is None or not journal.is_current:
-            self.remember(ANEW, "yes")
+        is_whole = journal is not None and journal.is_current and journal.path.exists()
+        # Until it is filled again: should that fail in the middle, nothing here knows what the blocks are.
+        self.remember(ANEW, "yes")
         if journal is not None:
             journal.close()
             if journal.path.exists():
                 restored = self.read_snapshot(journal.path)
                 log.warning("the catalog was rebuilt from %s: %d records", journal.path, restored)
+                is_whole = is_whole and journal.path.exists()  # with lines that are lost it goes to quarantine
             self.keep_journal(journal.path)
+        if is_whole:
+            self.remember(ANEW, "no")
 
     # --- pins ---------------------------------------------------------------------------------------
 

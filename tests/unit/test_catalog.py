@@ -528,10 +528,44 @@ def test_damage_that_a_query_meets_is_got_over_with_the_journal(path: Path, jour
     assert catalog.digests() == wanted
     assert len(everything(catalog)) == 500
     assert catalog.quarantined is not None
-    assert catalog.recall(ANEW) is None
+    assert catalog.recall(ANEW) == "no"
     catalog.merge([pin(1000)])
     catalog.tend_journal()
     assert set(all_lines(journal)) == set(everything(catalog))
+    catalog.close()
+
+
+def test_a_catalog_that_could_not_be_filled_again_says_that_it_lacks_records(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(10)])
+    before = journal.read_bytes()
+
+    def fail(*args: object) -> int:
+        raise OSError("the disk is failing")
+
+    monkeypatch.setattr(catalog, "read_snapshot", fail)
+    with pytest.raises(OSError, match="failing"):
+        catalog.begin_anew()
+    # Nobody may collect by this, and nobody may write over what can still be read one day.
+    assert catalog.recall(ANEW) == "yes"
+    catalog.tend_journal()
+    catalog.close()
+    assert journal.read_bytes() == before
+    again = opened(path, journal)
+    assert again.counts() == (10, 0)
+    again.close()
+
+
+def test_a_catalog_without_its_journal_says_that_it_lacks_records(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(10)])
+    catalog.tend_journal()
+    journal.unlink()
+    catalog.begin_anew()
+    assert catalog.counts() == (0, 0)
+    assert catalog.recall(ANEW) == "yes"
     catalog.close()
 
 
