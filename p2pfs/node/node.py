@@ -94,8 +94,8 @@ class Node:
         if catalog.quarantined:
             log.error("the catalog was damaged and begun anew; it fills up from the other members")
         snapshot = self._data_dir / "catalog.jsonl"
-        if catalog.is_new and snapshot.exists():
-            restored = catalog.read_snapshot(snapshot)
+        restored = catalog.refill(snapshot)
+        if restored is not None:
             log.warning("the catalog was rebuilt from %s: %d records", snapshot, restored)
         elif catalog.is_new and may_have_blocks:
             catalog.remember(ANEW, "yes")

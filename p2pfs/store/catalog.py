@@ -243,6 +243,19 @@ class Catalog(Records):
             log.error("%d lines of the catalog's journal are lost, it is now %s: %s", len(bad), kept, bad[0])
         return changed
 
+    def refill(self, path: Path) -> int | None:
+        """At a start: read the snapshot, if there is one and this catalog is new or lacks records; else None.
+
+        One with news that can be read as a whole is what was lost: somebody put it back. Raises NoSpace.
+        """
+        lacks = self.recall(ANEW) == "yes"
+        if not (self.is_new or lacks) or not path.exists():
+            return None
+        restored = self.read_snapshot(path)
+        if lacks and restored and path.exists():
+            self.remember(ANEW, "no")
+        return restored
+
     def _take_meta(self, meta: dict[str, Any]) -> None:
         for key, value in meta.items():
             is_time = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16

@@ -352,8 +352,7 @@ def journal(path: Path) -> Path:
 def opened(path: Path, journal: Path) -> Catalog:
     """As a node does it."""
     catalog = Catalog(path)
-    if catalog.is_new and journal.exists():
-        catalog.read_snapshot(journal)
+    catalog.refill(journal)
     catalog.keep_journal(journal)
     return catalog
 
@@ -567,6 +566,28 @@ def test_a_catalog_without_its_journal_says_that_it_lacks_records(path: Path, jo
     assert catalog.counts() == (0, 0)
     assert catalog.recall(ANEW) == "yes"
     catalog.close()
+
+
+def test_a_journal_that_is_put_back_makes_a_catalog_whole_again(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(10)])
+    catalog.close()
+    kept = journal.read_bytes()
+    lose(path)
+    journal.unlink()
+    catalog = opened(path, journal)
+    catalog.remember(ANEW, "yes")
+    catalog.close()
+    # Its own journal proves nothing.
+    catalog = opened(path, journal)
+    assert catalog.recall(ANEW) == "yes"
+    catalog.close()
+    journal.write_bytes(kept)
+    catalog = opened(path, journal)
+    assert catalog.counts() == (10, 0)
+    assert catalog.recall(ANEW) == "no"
+    catalog.close()
+    assert len(all_lines(journal)) == 10
 
 
 def test_a_last_line_that_was_cut_off_costs_that_line_only(path: Path, journal: Path) -> None:
