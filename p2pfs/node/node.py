@@ -54,6 +54,7 @@ class Node:
         self._over = green.Event()
         self._failure: BaseException | None = None
         self._members_changed = True
+        self._saving = green.Semaphore(1)
         self._saved_at = 0.0
 
     # --- start ---------------------------------------------------------------------------------------
@@ -181,6 +182,12 @@ class Node:
         return SPACE_S
 
     def _save_members(self) -> float:
+        # One at a time: a second writer would spoil the first one's file, or put older rows over newer ones.
+        with self._saving:
+            self._save_members_now()
+        return SAVE_S
+
+    def _save_members_now(self) -> None:
         # Of the dead it is kept for how long they are: a restart must not begin their `out_after` anew.
         is_old = time.monotonic() - self._saved_at > SAVE_DEAD_S
         if self._members_changed or (is_old and self.services.cluster.absent()):
@@ -192,7 +199,6 @@ class Node:
             except errors.P2pfsError as error:
                 self._members_changed = True
                 log.warning("the list of members cannot be kept: %s", error)
-        return SAVE_S
 
     def _refresh_placement(self) -> float:
         # A member that stays dead loses its shards at `out_after`, without any row changing.
