@@ -105,8 +105,12 @@ class Agenda:
             self._due[Work.RECENT] = math.inf
 
     def fail(self, work: Work) -> None:
-        """It was not done. Whatever it was, everything is compared again, since nobody knows how far it came."""
-        self.want(Work.WALK if work is Work.WALK else Work.COMPARE, self._begun_at + FAILED_S)
+        """It was not done. Whatever it was, everything is compared again, since nobody knows how far it came.
+
+        Pins that were being looked at are noted nowhere any more: only a walk finds them.
+        """
+        is_walk = work in (Work.WALK, Work.RECENT)
+        self.want(Work.WALK if is_walk else Work.COMPARE, self._begun_at + FAILED_S)
 
     def end(self, work: Work, now: float, is_unsettled: bool, interval_s: float) -> None:
         """It was done. `is_unsettled`: something is not as it should be. `interval_s`: longest time between walks."""

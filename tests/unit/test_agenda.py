@@ -127,7 +127,7 @@ def test_what_is_unsettled_is_looked_at_again_and_again() -> None:
 
 
 def test_what_failed_is_tried_again() -> None:
-    for work, then in ((Work.WALK, Work.WALK), (Work.SETTLE, Work.COMPARE), (Work.RECENT, Work.COMPARE)):
+    for work, then in ((Work.WALK, Work.WALK), (Work.SETTLE, Work.COMPARE), (Work.RECENT, Work.WALK)):
         player = settled()
         player.now += 100
         player.agenda.begin(work, player.now)
