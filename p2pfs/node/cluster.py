@@ -66,6 +66,11 @@ class Cluster:
         """Members that belong to the cluster, dead ones included until they are forgotten."""
         return len(self.membership.members())
 
+    @property
+    def knows_nobody(self) -> bool:
+        """There are seeds, and nobody was met yet or is on the list, not even a member that left or was struck."""
+        return self.seeks_others and not self.has_met and len(self.membership.snapshot()) == 1
+
     def absent(self) -> list[Member]:
         """Members that belong to the cluster and do not answer."""
         return [member for member in self.members() if member.state == "dead"]
@@ -96,9 +101,9 @@ class Cluster:
     def quorum(self, copies: int) -> int:
         """That many copies, or as many as there are members that do not drain, dead ones included until `forget`.
 
-        Not limited as long as a node that has seeds has met nobody: it does not know yet how many they are.
+        Not limited as long as a node that has seeds knows of nobody: it does not know yet how many they are.
         """
-        if self.seeks_others and self.size == 1:
+        if self.knows_nobody:
             return copies
         return max(1, min(copies, sum(not member.drains for member in self.members())))
 

@@ -83,6 +83,8 @@ class Collection:
     def obstacle(self) -> str:
         """Why nothing may be collected now; empty when it may."""
         cluster = self._cluster
+        if cluster.knows_nobody:
+            return "none of the seeds was met yet: they may know pins that are not known here"
         if away := cluster.absent():
             names = ", ".join(member.name for member in away)
             return f"{names}: away, and may know pins that are not known here; bring it back, or strike it (forget)"

@@ -89,7 +89,7 @@ def overview(services: Services) -> Overview:
     """Ask everybody who lives; takes ASK_S at most."""
     cluster, config = services.cluster, services.config
     checkups = {services.caller.name: checkup(services)}
-    silent = ["any seed"] if cluster.seeks_others and cluster.size == 1 else []
+    silent = ["any seed"] if cluster.knows_nobody else []
 
     def ask(peer: Peer) -> None:
         try:
