@@ -144,7 +144,9 @@ class Audit:
     def is_drained(self) -> bool:
         """This node gives its shards away, and all that it held is where it should be."""
         is_looked_at = self._agenda.has_seen_the_members
-        return self._cluster.membership.me.drains and is_looked_at and not self.surplus.blocks
+        # With no owner left, all others dead or draining too, nothing here is a surplus, and nothing is elsewhere.
+        is_owned = bool(self._cluster.order(0))
+        return self._cluster.membership.me.drains and is_owned and is_looked_at and not self.surplus.blocks
 
     def state(self) -> dict[str, Any]:
         """How it goes, for STATUS."""
@@ -183,9 +185,10 @@ class Audit:
         requests = [request for request in self._requests if request.is_like(first)]
         try:
             report = self._do(Work.WALK if first.is_walk else Work.COMPARE, first.is_dry)
-        except errors.P2pfsError as error:
+        except BaseException as error:
+            reason = errors.InternalError(f"the audit failed: {error!r}; see the node's log")
             for request in requests:
-                request.fail(error)
+                request.fail(error if isinstance(error, errors.P2pfsError) else reason)
             raise
         finally:
             self._requests = [request for request in self._requests if request not in requests]
@@ -297,7 +300,9 @@ class Audit:
                 f"{len(report.unreadable)} roots cannot be read, the first is {report.unreadable[0]}: what they want "
                 "is not known; bring back who has them, or remove their pins"
             )
-        if obstacle := self._collection.obstacle() or self._collection.meet_all():
+        # Again after they were met: only then every clock is known, and who went away meanwhile.
+        collection = self._collection
+        if obstacle := collection.obstacle() or collection.meet_all() or collection.obstacle():
             return obstacle
         found = self._wanting.enter_recent()
         if found is None:
