@@ -94,8 +94,10 @@ def discard(services: Services, session: Session, line: Line) -> None:
 
 def pin(services: Services, session: Session, line: Line) -> None:
     """PIN: merge catalog records, durably."""
-    changed = services.pinning.merge([Pin.from_wire(row) for row in wire.parse_json(session.body(), list)])
-    session.reply(wire.dump_json({"changed": len(changed)}))
+    records = [Pin.from_wire(row) for row in wire.parse_json(session.body(), list)]
+    refused = sum(map(services.pinning.is_refused, records))
+    changed = services.pinning.merge(records)
+    session.reply(wire.dump_json({"changed": len(changed), "refused": refused}))
 
 
 def digests(services: Services, session: Session, line: Line) -> None:

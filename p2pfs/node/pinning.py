@@ -122,18 +122,27 @@ class Pinning:
                 self.on_change(changed)
         return changed
 
+    def is_refused(self, pin: Pin) -> bool:
+        """Its stamp is so far in the future that `merge` leaves it out."""
+        return hlc.ms_of(pin.stamp) - self._now_ms() > hlc.MAX_AHEAD_MS
+
     def publish(self, records: list[Pin], quorum: int | None = None) -> list[str]:
         """Merge here and push to every member that answers; ids of the nodes that have it durably, ours among them.
 
         With a `quorum`, once so many have it the others get STRAGGLER_S more; they get it by comparison.
+        Raises Refused when this node's stamps are too far ahead of its clock for anybody to take them.
         """
+        for pin in records:
+            self._clock.observe(pin.stamp, self._now_ms())
         self.merge(records)
         holders = [self._cluster.id]
         body = wire.dump_json([pin.to_wire() for pin in records])
 
         def push(peer: Peer) -> None:
             try:
-                peer.call("catalog", lambda connection: connection.request("PIN", body=body), PUSH_S)
+                answer = peer.call("catalog", lambda connection: connection.request("PIN", body=body), PUSH_S)
+                if wire.parse_json(answer, dict).get("refused"):
+                    raise errors.Refused("it takes no stamp so far in the future; check the clocks of both nodes")
                 holders.append(peer.member.id)
             except errors.P2pfsError as error:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)

@@ -36,8 +36,9 @@ class Wires:
         if verb == "DIGESTS":
             return format_digests(self._pinning.run(self._pinning.catalog.digests))
         assert verb == "PIN"
-        self._pinning.merge([Pin.from_wire(row) for row in wire.parse_json(body, list)])
-        return b""
+        records = [Pin.from_wire(row) for row in wire.parse_json(body, list)]
+        refused = sum(map(self._pinning.is_refused, records))
+        return wire.dump_json({"changed": len(self._pinning.merge(records)), "refused": refused})
 
     def stream(self, verb: str, number: int) -> Iterator[bytes]:
         assert verb == "BUCKET"
@@ -86,6 +87,7 @@ class World:
         self.folder = folder
         self.now_ms = 1_800_000_000_000
         self.side = {f"n{number}": 0 for number in range(size)}
+        self.ahead_days = dict.fromkeys(self.side, 0)
         self.silent: set[str] = set()
         self.forgotten: set[str] = set()
         self.nodes = {id: self._node(id) for id in self.side}
@@ -95,7 +97,10 @@ class World:
         catalog = Catalog(self.folder / id / "catalog.sqlite")
         catalog._db.execute("PRAGMA synchronous = OFF")
         view = cast(Any, View(self, id))
-        return Pinning(catalog, view, self.folder / id / "catalog.jsonl", 30.0, lambda: self.now_ms)
+        return Pinning(
+            catalog, view, self.folder / id / "catalog.jsonl", 30.0,
+            lambda: self.now_ms + self.ahead_days[id] * DAY_S * 1000,
+        )
 
     def pass_days(self, days: float) -> None:
         self.now_ms += int(days * DAY_S * 1000)
@@ -368,3 +373,19 @@ def test_the_stamp_of_what_is_given_up_is_the_smallest_that_is_later(world: Worl
     assert new.removed
     assert new.stamp == old.stamp + 1
     assert hlc.ms_of(new.stamp) == hlc.ms_of(old.stamp)
+
+
+def test_who_refuses_a_stamp_from_the_future_does_not_count_for_the_quorum(world: World) -> None:
+    world.ahead_days["n0"] = 2
+    node = world.nodes["n0"]
+    assert node.publish([Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), "n0")]) == ["n0"]
+    assert world.live("n1") == set()
+
+
+def test_a_node_whose_stamps_are_far_ahead_of_its_clock_says_so_and_acknowledges_nothing(world: World) -> None:
+    world.ahead_days["n0"] = 2
+    world.write("n0", 0)
+    world.ahead_days["n0"] = 0
+    with pytest.raises(errors.Refused, match="future"):
+        world.write("n0", 1)
+    assert world.live("n0") == {0}
