@@ -25,8 +25,12 @@ REST = 1.0
 """For each second of work the walk rests so many: it never takes more than half of a core."""
 
 
+KNOWN_MOST = 100_000
+"""Branches of earlier roots that are remembered, some 15 MB; with more, all are forgotten and may be read again."""
+
+
 class Marking:
-    """One walk over any number of roots; a branch that was seen is not read again."""
+    """One walk over any number of roots; a branch that was seen a short while ago is not read again."""
 
     def __init__(
         self, local: LocalStore, fetcher: Fetcher, view: memoryview, add: Callable[[list[Live]], None]
@@ -46,6 +50,8 @@ class Marking:
         A branch that cannot be read is entered all the same, and the rest of the root is walked.
         """
         copies = 0 if pin.removed else pin.replicas
+        if len(self._walked) > KNOWN_MOST:
+            self._walked.clear()  # between roots: within one, it guards against DAGs that fan out without end
         if pin.cid.codec != RAW:
             if not self._walk(pin.cid, copies):
                 self.unreadable.append(pin.cid)

@@ -8,12 +8,15 @@ from typing import Any, cast
 
 import pytest
 
+from p2pfs import errors
 from p2pfs.core import wire
-from p2pfs.core.cid import CID, RAW
+from p2pfs.core.audit import Live
+from p2pfs.core.cid import CID, DAG_PB, RAW
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Pin
-from p2pfs.node import wanting
+from p2pfs.node import marking, wanting
 from p2pfs.node.buffers import BufferPool
+from p2pfs.node.marking import Marking
 from p2pfs.node.pass_report import Report
 from p2pfs.node.wanting import Wanting
 
@@ -33,6 +36,22 @@ class Here:
 
     def removed_since(self, ms: int, after: Pin | None, limit: int) -> list[Pin]:
         return []
+
+
+class Lacking:
+    """A disk, and peers, without a single block."""
+
+    def __init__(self) -> None:
+        self.store = self
+
+    def run(self, job: Callable[..., Any], *args: Any) -> Any:
+        return job(*args)
+
+    def read(self, block: bytes, view: memoryview) -> int:
+        raise errors.NotFound("not here")
+
+    def branch(self, cid: CID) -> bytes:
+        raise errors.NotFound("nowhere")
 
 
 def pin(number: int) -> Pin:
@@ -69,3 +88,13 @@ def test_pins_that_came_are_entered(tmp_path: Path) -> None:
     news = known.enter_recent()
     assert news is not None
     assert list(news.new) == [pin(1).cid.multihash]
+
+
+def test_what_a_walk_remembers_of_branches_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marking, "KNOWN_MOST", 3)
+    found: list[Live] = []
+    walk = Marking(cast(Any, Lacking()), cast(Any, Lacking()), memoryview(bytearray(1)), found.extend)
+    for number in range(20):
+        walk.mark(pin(number)._replace(cid=CID(DAG_PB, pin(number).cid.multihash)))
+        assert len(walk._walked) <= 4
+    assert len(walk.unreadable) == len({live.block for live in found}) == 20
