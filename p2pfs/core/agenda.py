@@ -14,7 +14,7 @@ SETTLE_S = 0.5
 REMOVED_S = 10.0
 """Soon after pins were removed the walk is made anew, so that what they wanted is not missed any more."""
 REST = 3
-"""A pass that took a second is followed by so many seconds of rest, whatever happens."""
+"""After work that took a second, work of that kind rests for so many, whatever happens."""
 REST_MOST_S = 600.0
 UNSETTLED_S = 2.0
 """As long as something is missing or waits to be given up, this is the least pause between looks at it."""
@@ -42,7 +42,8 @@ class Agenda:
 
     def __init__(self, now: float) -> None:
         self._due = {Work.WALK: now + SETTLE_S, Work.COMPARE: math.inf, Work.SETTLE: math.inf, Work.RECENT: math.inf}
-        self._rested_at = self._recent_rested_at = now
+        self._rested_at = now
+        self._rests = dict.fromkeys(Work, now)
         self._changes = 0
         self._seen = -1
         """Of the changes, so many had come when the last work began that took account of all."""
@@ -65,7 +66,7 @@ class Agenda:
         """There are new pins, noted to be looked at one by one, or too many for that."""
         self._changes += 1
         if are_noted:
-            self.want(Work.RECENT, max(now + SETTLE_S, self._recent_rested_at))
+            self.want(Work.RECENT, now + SETTLE_S)
         else:
             self.want(Work.WALK, now)
 
@@ -88,8 +89,9 @@ class Agenda:
         return max(0.0, min(map(self._at, Work)) - now)
 
     def _at(self, work: Work) -> float:
-        """Where pins come all the time, looks at them have a rest of their own, and put nothing else off."""
-        return self._due[work] if work is Work.RECENT else max(self._due[work], self._rested_at)
+        """When work can be done. Small looks do not wait for the rest after a large pass."""
+        at = max(self._due[work], self._rests[work])
+        return at if work in (Work.SETTLE, Work.RECENT) else max(at, self._rested_at)
 
     def begin(self, work: Work, now: float) -> None:
         """It is begun, whether due or not. What changes from now on calls for more."""
@@ -114,14 +116,13 @@ class Agenda:
 
     def end(self, work: Work, now: float, is_unsettled: bool, interval_s: float) -> None:
         """It was done. `is_unsettled`: something is not as it should be. `interval_s`: longest time between walks."""
-        rest_s = min(REST * (now - self._begun_at), REST_MOST_S)
+        took_s = now - self._begun_at
+        self._rests[work] = now + min(REST * took_s, REST_MOST_S)
         if work is Work.RECENT:
-            self._recent_rested_at = now + rest_s
             self._looked_at = self._begun_at
             self._seen = self._begun_with if self._was_compared else self._seen
-        else:
-            self._rested_at = now + rest_s
         if work in (Work.WALK, Work.COMPARE):
+            self._rested_at = now + took_s
             # Pins that came before it began and are still to be looked at are no part of a comparison.
             is_all = work is Work.WALK or math.isinf(self._due[Work.RECENT])
             self._seen = self._begun_with if is_all else self._seen
