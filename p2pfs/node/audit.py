@@ -14,7 +14,7 @@ from typing import Any
 from p2pfs import errors, green, metrics
 from p2pfs.config import Config
 from p2pfs.core import wire
-from p2pfs.core.agenda import FAILED_S, SETTLE_S, Agenda, Work
+from p2pfs.core.agenda import SETTLE_S, Agenda, Work
 from p2pfs.core.health import Figures
 from p2pfs.core.multihash import Multihash
 from p2pfs.core.pins import Pin
@@ -203,7 +203,9 @@ class Audit:
         self._agenda.begin(work, begin)
         try:
             if work is Work.RECENT:
-                self._look_at_recent()
+                if not self._look_at_recent():
+                    self._agenda.fail(work)
+                    return report
             elif work is Work.SETTLE:
                 self._compare(self._standing.unsettled, report, self._new_haul())
             else:
@@ -242,14 +244,14 @@ class Audit:
             with self._buffers.buffer() as view:
                 self.lost_pins = find_losses(self._local, self._fetcher, self._pinning, view, lost) if lost else []
 
-    def _look_at_recent(self) -> None:
-        """Pins that came since the last walk: only what they want is looked at."""
+    def _look_at_recent(self) -> bool:
+        """Pins that came since the last walk: only what they want is looked at. False: it takes a walk."""
         news = self._wanting.enter_recent()
         if news is None:
-            self._agenda.want(Work.WALK, time.monotonic() + FAILED_S)
-            return
+            return False
         self._count_news(news)
         self.repair.wake()
+        return True
 
     def _count_news(self, news: News) -> None:
         self._standing.add(news.new)
