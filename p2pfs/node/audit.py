@@ -98,6 +98,7 @@ class Audit:
 
     def members_changed(self) -> None:
         """Other members own shards, or can be reached."""
+        self.repair.forget_failures()
         self._agenda.members_changed(time.monotonic(), bool(self.report.held_up))
         self._wake.set()
 
@@ -113,6 +114,7 @@ class Audit:
 
     def run(self, is_dry: bool = False, is_walk: bool = True) -> Request:
         """Ask for a pass now; wait for the request's `done`. Dry: nothing is collected."""
+        self.repair.forget_failures()
         request = Request(is_dry, is_walk)
         self._requests.append(request)
         self._wake.set()

@@ -7,21 +7,30 @@ second look, after the catalog was compared with every member. Why that is safe:
 from __future__ import annotations
 
 import collections
+import logging
 import time
 from collections.abc import Callable
 
-from p2pfs import metrics
+from p2pfs import errors, metrics
+from p2pfs.core import wire
 from p2pfs.core.multihash import Multihash
 from p2pfs.node.backlog import NOTHING, Amount, part_of
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
+from p2pfs.node.peers import Peer
 from p2pfs.node.pinning import Pinning
 from p2pfs.store.base import Seen
 from p2pfs.store.catalog import ANEW
 from p2pfs.store.inventory import Inventory
 
+log = logging.getLogger(__name__)
+
 MOST = 50_000
 """Blocks that one pass collects: they are kept in memory, some 10 MB, until all reasons against it were looked for."""
+LACKING = (
+    "the catalog was begun anew while there were blocks already: put catalog.jsonl back and restart the node, or let "
+    "it meet a member that knows the pins"
+)
 CLOCK_S = 60.0
 """A member whose clock is further off holds up collection: ages cannot be trusted."""
 
@@ -29,7 +38,10 @@ Unwanted = list[tuple[Multihash, Seen]]
 
 
 class AgeClock:
-    """Wall-clock time to tell ages by, that neither a step forward nor one back makes blocks look old."""
+    """Wall-clock time to tell ages by, that neither a step forward nor one back makes blocks look old.
+
+    After a step back and a later one forward, blocks that were put between the two look old by that much.
+    """
 
     def __init__(self) -> None:
         self._wall_s = time.time()
@@ -91,20 +103,22 @@ class Collection:
         for peer in cluster.live_peers():
             if abs(peer.clock_ahead_s) > CLOCK_S:
                 return f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP"
-        if self._pinning.run(self._pinning.catalog.recall, ANEW) == "yes" and not cluster.live_peers():
-            return (
-                "the catalog was begun anew while there were blocks already: put catalog.jsonl back and restart the "
-                "node, or let it meet a member that knows the pins"
-            )
+        if self._lacks_records() and not cluster.live_peers():
+            return LACKING
         return ""
 
     def meet_all(self) -> str:
         """Compare catalogs with every member; why that was not possible, empty when it was."""
         if missed := self._pinning.compare_all():
             return f"the catalog could not be compared with {', '.join(missed)}"
-        if self._cluster.live_peers():
+        if self._lacks_records():
+            if not any(_has_records(peer) for peer in self._cluster.live_peers()):
+                return LACKING
             self._pinning.run(self._pinning.catalog.remember, ANEW, "no")
         return ""
+
+    def _lacks_records(self) -> bool:
+        return self._pinning.run(self._pinning.catalog.recall, ANEW) == "yes"
 
     def drop(self, old: Unwanted, inventory: Inventory, is_dry: bool) -> Amount:
         """Look again, and drop what is still not in the inventory and was not renewed. How much that is."""
@@ -118,6 +132,16 @@ class Collection:
         if not is_dry:
             metrics.BLOCKS_COLLECTED.inc(total.blocks)
         return total
+
+
+def _has_records(peer: Peer) -> bool:
+    """A member whose catalog was not begun anew itself; what it knows is known here, after a comparison."""
+    try:
+        answer = wire.parse_json(peer.call("probe", lambda it: it.request("HEALTH")), dict)
+    except errors.P2pfsError as error:
+        log.info("%s does not say whether its catalog is whole: %s", peer.member.name, error)
+        return False
+    return answer.get("lacks_records") is False
 
 
 def _drop(

@@ -44,6 +44,8 @@ class Renewal:
         self._silent: set[str] = set()
         """Who did not answer in this round: asked again in the next one, not for each batch."""
         self._begun = time.monotonic()
+        self._order = cluster.order(0)
+        """Changes with the members that may own shards: one that left has taken its copies with it."""
         self._group = green.Group("renewal")
         self._group.loop("renew", self._step, first_s=every_s)
 
@@ -66,13 +68,16 @@ class Renewal:
         return self._every_s
 
     def finish(self) -> int | None:
-        """Before the pin is made: renew once more if it took long; then the copies that the rarest block has.
+        """Before the pin is made: renew once more if it took long, or others own shards now.
+
+        Then the copies that the rarest block has; None when it was not looked.
 
         Raises TooFewNodes when a block is on no node that answers.
         """
         is_long = time.monotonic() - self._begun > self._every_s
+        is_due = is_long or self._cluster.order(0) != self._order
         self._group.close()
-        return self.renew() if is_long and self._size else None
+        return self.renew() if is_due and self._size else None
 
     def renew(self) -> int:
         """Make all blocks so far young, wherever they are; the copies that the rarest one has. Raises TooFewNodes."""

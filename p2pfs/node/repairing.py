@@ -11,7 +11,7 @@ from p2pfs.core.audit import Live
 from p2pfs.core.cid import CID, DAG_PB, RAW
 from p2pfs.core.multihash import Multihash
 from p2pfs.core.pace import Pace
-from p2pfs.node.backlog import Backlog
+from p2pfs.node.backlog import MOST, Backlog
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
@@ -25,6 +25,9 @@ AT_ONCE = 3
 BURST_S = 0.25
 IDLE_S = 5.0
 HEAL_AT_ONCE = 64
+RETRY_S = 2.0
+RETRY_MOST_S = 300.0
+"""A block that could not be fetched is sought again after RETRY_S, then twice as long each time, up to this."""
 
 
 class Repair:
@@ -45,6 +48,8 @@ class Repair:
         self._rate = rate
         self._wanted = wanted
         self._pace = Pace(rate(), int(rate() * BURST_S))
+        self._retries: dict[Multihash, tuple[float, float]] = {}
+        """Of blocks that could not be fetched: before when there is no use in it, and how long that was."""
         self._work = green.Event()
         self._healing: dict[Multihash, None] = {}
         self._group = green.Group("repair")
@@ -61,6 +66,10 @@ class Repair:
     def wake(self) -> None:
         """There is something in the backlog."""
         self._work.set()
+
+    def forget_failures(self) -> None:
+        """Try everything again now: members came, or somebody asks for it."""
+        self._retries.clear()
 
     def heal(self, block: Multihash) -> None:
         """This node's copy was bad and is in quarantine: get a good one, wanted by a pin or not."""
@@ -96,6 +105,9 @@ class Repair:
         if self._local.have([live.block], renew=True)[0]:
             self.backlog.done(live)
             return
+        if time.monotonic() < self._retries.get(live.block, (0.0, 0.0))[0]:
+            self.backlog.set_aside(live, "failed")
+            return
         try:
             if self._is_displaced(live, cid):
                 self.backlog.set_aside(live, "displaced")
@@ -108,6 +120,15 @@ class Repair:
         except errors.P2pfsError as error:
             log.info("not repaired yet: %s", error)
             self.backlog.set_aside(live, "failed")
+            self._postpone(live.block)
+        else:
+            self._retries.pop(live.block, None)
+
+    def _postpone(self, block: Multihash) -> None:
+        if len(self._retries) >= MOST:
+            self._retries.clear()
+        pause_s = min(RETRY_MOST_S, max(RETRY_S, 2 * self._retries.get(block, (0.0, 0.0))[1]))
+        self._retries[block] = (time.monotonic() + pause_s, pause_s)
 
     def _is_displaced(self, live: Live, cid: CID) -> bool:
         """There is no room here, and others hold all copies that there should be: nothing has to be fetched."""
