@@ -1,0 +1,114 @@
+"""Repair with a fetcher that is scripted: what is fetched, what is left to others, and how often it is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from p2pfs import errors, green
+from p2pfs.core import wire
+from p2pfs.core.audit import Live
+from p2pfs.core.cid import CID
+from p2pfs.core.multihash import SHA2_256, multihash
+from p2pfs.node import repairing
+from p2pfs.node.backlog import Amount, part_of
+from p2pfs.node.buffers import BufferPool
+from p2pfs.node.local import LocalStore
+from p2pfs.node.repairing import Repair
+from p2pfs.store.memory import MemoryStore
+
+DATA = b"a block"
+LIVE = Live(multihash(SHA2_256, DATA), 2, len(DATA), False)
+
+
+class Others:
+    """The other members, as the fetcher shows them."""
+
+    def __init__(self) -> None:
+        self.has_it = True
+        self.holding = {"b", "c"}
+        self.asked = 0
+
+    def from_others(self, cid: CID, view: memoryview) -> int:
+        self.asked += 1
+        if not self.has_it:
+            raise errors.NotFound("nobody has it")
+        view[: len(DATA)] = DATA
+        return len(DATA)
+
+    def holders(self, cids: list[CID]) -> tuple[list[set[str]], dict[str, errors.P2pfsError]]:
+        return [self.holding for _ in cids], {}
+
+
+class Site:
+    """A repair on a disk in memory."""
+
+    def __init__(self, max_size: int | None = None) -> None:
+        self.others = Others()
+        self.local = LocalStore(MemoryStore(max_size), 1)
+        fetcher: Any = self.others
+        placer: Any = None
+        buffers = BufferPool("test", 4 * wire.MAX_BLOCK)
+        self.repair = Repair(self.local, fetcher, placer, buffers, lambda: 1 << 30, lambda live: 2)
+        self.repair.start()
+
+    def compare(self) -> None:
+        """What a comparison that finds the block missing does."""
+        self.repair.backlog.replace(part_of(LIVE.block), [LIVE])
+        self.repair.wake()
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        with green.deadline(10.0, "the repair"):
+            while not condition():
+                green.sleep(0.005)
+
+    def close(self) -> None:
+        self.repair.stop()
+        self.local.close()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+def test_what_is_missing_is_fetched_and_kept(site: Site) -> None:
+    site.compare()
+    site.wait(lambda: site.repair.fetched_blocks == 1)
+    assert site.local.have([LIVE.block]) == [True]
+    assert site.repair.backlog.missing == Amount(0, 0)
+
+
+def test_a_bad_copy_is_replaced_whatever_the_backlog_says(site: Site) -> None:
+    site.repair.heal(LIVE.block)
+    site.wait(lambda: site.local.have([LIVE.block]) == [True])
+
+
+def test_a_block_that_nobody_has_is_sought_less_and_less_often(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repairing, "RETRY_S", 1000.0)
+    site.others.has_it = False
+    for _ in range(5):
+        site.compare()
+        site.wait(lambda: site.repair.is_idle)
+    assert site.others.asked == 1
+    assert site.repair.backlog.missing == Amount(1, len(DATA))
+    site.others.has_it = True
+    site.repair.forget_failures()
+    site.compare()
+    site.wait(lambda: site.repair.fetched_blocks == 1)
+
+
+def test_without_room_what_others_hold_is_not_fetched() -> None:
+    site = Site(max_size=len(DATA) - 1)
+    try:
+        site.compare()
+        site.wait(lambda: site.repair.backlog.displaced == Amount(1, len(DATA)))
+        assert site.others.asked == 0
+    finally:
+        site.close()
