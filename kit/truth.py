@@ -46,7 +46,7 @@ class Disk(NamedTuple):
     foreign: list[Path]
     """What else lies below `blocks`."""
     leftovers: list[Path]
-    """Files on their way in: all of `temp`, and *.temp and *.tmp beside the catalog."""
+    """Files on their way in: all of `temp`, and *.temp beside the catalog."""
     quarantined: int
 
 
@@ -179,8 +179,7 @@ def catalog(data_dir: Path) -> dict[tuple[CID, str], Record]:
 def leftovers(data_dir: Path) -> Iterator[Path]:
     """Files that are, or were when a crash came, on their way in."""
     yield from _files(data_dir / "temp")
-    for ending in ("*.temp", "*.tmp"):
-        yield from data_dir.glob(ending)
+    yield from data_dir.glob("*.temp")
 
 
 def _files(folder: Path) -> Iterator[Path]:

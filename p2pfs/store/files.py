@@ -13,6 +13,8 @@ FORMAT = 1
 """Version of the layout of a data directory; a change that an older node could not read raises it."""
 FORMAT_FILE = "format"
 LOCK_FILE = "lock"
+TEMP_ENDING = ".temp"
+"""Of a small file on its way in, beside the one that it is to replace."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _TOO_MANY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -52,7 +54,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, mode: int = 0o60
     Refused.
     """
     path = os.fspath(path)
-    temp = f"{path}.temp"
+    temp = f"{path}{TEMP_ENDING}"
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temp)
@@ -130,7 +132,10 @@ class DataDirLock:
 
 
 def lock_data_dir(path: str | os.PathLike[str]) -> DataDirLock:
-    """Take the exclusive use of a prepared data directory. Raises Refused when another process has it."""
+    """Take the exclusive use of a prepared data directory; small files that a crash left half-written go.
+
+    Raises Refused when another process has it.
+    """
     path = os.fspath(path)
     try:
         fd = os.open(os.path.join(path, LOCK_FILE), os.O_RDWR | os.O_CREAT, 0o600)
@@ -140,6 +145,9 @@ def lock_data_dir(path: str | os.PathLike[str]) -> DataDirLock:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        for name in os.listdir(path):
+            if name.endswith(TEMP_ENDING):
+                os.unlink(os.path.join(path, name))
     except BlockingIOError:
         pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
         os.close(fd)

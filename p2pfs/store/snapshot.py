@@ -17,7 +17,7 @@ from typing import Any
 
 from p2pfs import errors
 from p2pfs.core.pins import Pin
-from p2pfs.store.files import sync_folder
+from p2pfs.store.files import TEMP_ENDING, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ MAX_LINE = 1024 * 1024
 
 def write_snapshot(path: Path, pins: Iterable[Pin], count: int, meta: Mapping[str, str] | None = None) -> None:
     """Replace the file with these `count` records, or leave it as it was. Durable on return. Raises NoSpace."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMP_ENDING)
     try:
         with open(temporary, "wb") as file:
             file.write(_header(count, meta or {}))

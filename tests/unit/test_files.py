@@ -113,3 +113,11 @@ def test_one_process_at_a_time_and_the_other_is_named(tmp_path: Path) -> None:
         files.lock_data_dir(tmp_path)
     lock.close()
     files.lock_data_dir(tmp_path).close()
+
+
+def test_the_next_user_removes_what_a_crash_left_half_written(tmp_path: Path) -> None:
+    files.prepare_data_dir(tmp_path)
+    (tmp_path / "members.jsonl").write_bytes(b"whole")
+    (tmp_path / "members.jsonl.temp").write_bytes(b"half")
+    files.lock_data_dir(tmp_path).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"format", "lock", "members.jsonl"}
