@@ -1,8 +1,9 @@
 """The catalog as text (`catalog.jsonl`), for a node that is alone with a broken database, and for people.
 
-One JSON object a line. The first is a header, `{"format": "p2pfs-catalog", "meta": {...}, "records": N, "version": 2}`;
-N records follow as `core.pins` writes them, tombstones among them: the snapshot. Then, as a journal, each record that
-was merged since. Whoever reads it merges all records in any order; the newest of each key holds anyway.
+One JSON object a line. The first is a header, `{"format": "p2pfs-catalog", "meta": {...}, "records": N, "version": 2,
+"whole": 1}`; N records follow as `core.pins` writes them, tombstones among them: the snapshot. Then, as a journal, each
+record that was merged since; where one could not be added, `whole` is 0 until the file is written anew. Whoever reads
+it merges all records in any order; the newest of each key holds anyway.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 FORMAT = "p2pfs-catalog"
 VERSION = 2
 """Version 1 had no journal and no `meta`; it is read as well."""
+_WHOLE, _NOT_WHOLE = b'"whole": 1}\n', b'"whole": 0}\n'
+"""How a header ends. One digit is overwritten where it lies: that takes no room, which may be what lacks."""
 MAX_LINE = 1024 * 1024
 """Bytes of a line that is read; a record has at most some 8 KiB, a header 100 bytes a member."""
 
@@ -48,7 +51,7 @@ def write_snapshot(path: Path, pins: Iterable[Pin], count: int, meta: Mapping[st
 
 def _header(count: int, meta: Mapping[str, str]) -> bytes:
     header = {"format": FORMAT, "version": VERSION, "records": count, "meta": dict(meta)}
-    return json.dumps(header, sort_keys=True).encode("ascii") + b"\n"
+    return json.dumps(header, sort_keys=True).encode("ascii").removesuffix(b"}") + b", " + _WHOLE
 
 
 def read_snapshot(
@@ -56,15 +59,19 @@ def read_snapshot(
 ) -> Iterator[Pin]:
     """The records, in the order of the file; the header's `meta` is told before.
 
-    `on_bad` is told of each line that cannot be read; the others still count, and a last one that has no end is that of
-    a write which was cut off. Raises NotFound without a file; Malformed when something else or of a later version.
+    `on_bad` is told of each line that cannot be read, and when some were never written; the others still count, and a
+    last one that has no end is that of a write which was cut off. Raises NotFound without a file; Malformed when
+    something else or of a later version.
     """
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise errors.NotFound(f"no snapshot of the catalog: {path}: {error.strerror}") from error
     with open(fd, "rb") as file:
-        on_meta(_read_header(path, file.readline(MAX_LINE)))
+        header = file.readline(MAX_LINE)
+        on_meta(_read_header(path, header))
+        if header.endswith(_NOT_WHOLE):
+            on_bad(f"{path}: some records could not be added to it")
         number = 1
         while line := file.readline(MAX_LINE):
             number += 1
@@ -100,14 +107,14 @@ class Journal:
         self._fd: int | None = None
 
     def append(self, pins: Iterable[Pin]) -> None:
-        """Add records, in one write. A failure is logged and makes the journal one that is not current."""
+        """Add records, in one write. A failure is logged and makes the journal one that is not current, or whole."""
         data = b"".join(pin.to_bytes() + b"\n" for pin in pins)
         try:
             fd = self._open()
             before = os.fstat(fd)
             if not before.st_nlink:
                 raise OSError(errno.ENOENT, "it was removed")
-            if os.write(fd, data) != len(data):
+            if os.pwrite(fd, data, before.st_size) != len(data):
                 os.ftruncate(fd, before.st_size)
                 raise OSError(errno.ENOSPC, "the disk is full")
             self.lines += data.count(b"\n")
@@ -115,15 +122,27 @@ class Journal:
             if self.is_current:
                 log.error("the catalog's journal %s is not current: %s; it is written anew", self.path, error.strerror)
             self.is_current = False
+            self._mark()
+
+    def _mark(self) -> None:
+        """Say in the file that it is not whole: read before it is written anew, it must not pass for it."""
+        try:
+            fd = self._open()
+            header = os.pread(fd, MAX_LINE, 0).partition(b"\n")[0] + b"\n"
+            if header.endswith(_WHOLE):
+                os.pwrite(fd, _NOT_WHOLE, len(header) - len(_NOT_WHOLE))
+                os.fdatasync(fd)
+        except OSError as error:
+            log.error("the catalog's journal %s cannot be marked as not whole: %s", self.path, error.strerror)
 
     def _open(self) -> int:
         if self._fd is None:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             size = os.fstat(self._fd).st_size
             if not size:
-                os.write(self._fd, _header(0, {}))
+                os.pwrite(self._fd, _header(0, {}), 0)
             elif os.pread(self._fd, 1, size - 1) != b"\n":
-                os.write(self._fd, b"\n")
+                os.pwrite(self._fd, b"\n", size)
         return self._fd
 
     def rewrite(self, pins: Iterable[Pin], count: int, meta: Mapping[str, str]) -> None:

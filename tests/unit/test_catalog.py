@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -357,6 +358,27 @@ def opened(path: Path, journal: Path) -> Catalog:
     return catalog
 
 
+@contextlib.contextmanager
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No file grows: what is written over bytes that are there is taken, and one more byte of anything else."""
+    write = os.pwrite
+
+    def cut(fd: int, data: bytes, offset: int) -> int:
+        return write(fd, data[: max(1, os.fstat(fd).st_size - offset)], offset)
+
+    with monkeypatch.context() as full:
+        full.setattr("p2pfs.store.snapshot.os.pwrite", cut)
+        yield
+
+
+def readable_lines(journal: Path) -> list[Pin]:
+    """The records of one that says not to be whole."""
+    bad: list[str] = []
+    pins = list(read_snapshot(journal, bad.append))
+    assert len(bad) == 1 and "could not be added" in bad[0]
+    return pins
+
+
 def lose(path: Path) -> None:
     for part in path.parent.glob(path.name + "*"):
         part.unlink()
@@ -446,17 +468,50 @@ def test_a_journal_that_cannot_be_written_stops_no_merge_and_catches_up(
     catalog = opened(path, journal)
     catalog.merge([pin(1)])
     catalog.tend_journal()
-    write = os.write
-    with monkeypatch.context() as full:
-        full.setattr("p2pfs.store.snapshot.os.write", lambda fd, data: write(fd, data[: len(data) // 2]))
+    with full_disk(monkeypatch):
         assert catalog.merge([pin(2)]) == [pin(2)]
         assert catalog.merge([pin(3)]) == [pin(3)]
     assert caplog.text.count("not current") == 1
-    assert all_lines(journal) == [pin(1)]
+    assert readable_lines(journal) == [pin(1)]
     catalog.merge([pin(4)])
-    assert all_lines(journal) == [pin(1), pin(4)]
+    assert readable_lines(journal) == [pin(1), pin(4)]
     catalog.tend_journal()
     assert set(all_lines(journal)) == set(everything(catalog)) == {pin(number) for number in (1, 2, 3, 4)}
+    catalog.close()
+
+
+@pytest.mark.parametrize("where", ["at a start", "while it runs"])
+def test_a_journal_that_lacks_a_record_does_not_pass_for_a_whole_one(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(1)])
+    catalog.tend_journal()
+    with full_disk(monkeypatch):
+        catalog.merge([pin(2)])
+    catalog.merge([pin(3)])
+    if where == "at a start":
+        lose(path)
+        catalog = opened(path, journal)
+    else:
+        catalog.begin_anew()
+    assert set(everything(catalog)) == {pin(1), pin(3)}
+    assert catalog.recall(ANEW) == "yes"
+    catalog.close()
+    assert len(all_lines(journal)) == 2
+
+
+def test_a_journal_is_whole_again_once_it_was_written_anew(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = opened(path, journal)
+    with full_disk(monkeypatch):
+        catalog.merge([pin(1)])
+    catalog.tend_journal()
+    lose(path)
+    catalog = opened(path, journal)
+    assert everything(catalog) == [pin(1)]
+    assert catalog.recall(ANEW) != "yes"
     catalog.close()
 
 
