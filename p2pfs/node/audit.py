@@ -31,6 +31,7 @@ from p2pfs.node.place import Placer
 from p2pfs.node.repairing import Repair
 from p2pfs.node.standing import Standing
 from p2pfs.node.wanting import News, Wanting
+from p2pfs.store import ages
 
 BUFFERS = 5
 """Of 2 MiB, for the audit alone: one for walks, the others for repair."""
@@ -232,7 +233,7 @@ class Audit:
 
     def _walk(self, report: Report) -> None:
         self._enter("walk", self._pinning.run(self._pinning.catalog.counts).live)
-        since_ms = int((self._collection.now() - self._config().storage.gc_grace) * 1000)
+        since_ms = ages.now_ns() // 1_000_000 - int(self._config().storage.gc_grace * 1000)
         self._wanting.walk(since_ms, report, self._progress)
 
     def _compare(self, parts: Sequence[int], report: Report, haul: Haul) -> None:

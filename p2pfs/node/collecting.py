@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import time
 from collections.abc import Callable
 
 from p2pfs import errors, metrics
@@ -19,6 +18,7 @@ from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Peer
 from p2pfs.node.pinning import Pinning
+from p2pfs.store import ages
 from p2pfs.store.base import Seen
 from p2pfs.store.catalog import ANEW
 from p2pfs.store.inventory import Inventory
@@ -35,21 +35,6 @@ CLOCK_S = 60.0
 """A member whose clock is further off holds up collection: ages cannot be trusted."""
 
 Unwanted = list[tuple[Multihash, Seen]]
-
-
-class AgeClock:
-    """Wall-clock time to tell ages by, that neither a step forward nor one back makes blocks look old.
-
-    After a step back and a later one forward, blocks that were put between the two look old by that much.
-    """
-
-    def __init__(self) -> None:
-        self._wall_s = time.time()
-        self._steady_s = time.monotonic()
-
-    def now(self) -> float:
-        """Seconds since 1970: what the wall says, or, if it was set forward since the start, would have said."""
-        return min(time.time(), self._wall_s + time.monotonic() - self._steady_s)
 
 
 class Haul:
@@ -82,15 +67,10 @@ class Collection:
         self._local = local
         self._cluster = cluster
         self._pinning = pinning
-        self._clock = AgeClock()
-
-    def now(self) -> float:
-        """The time that ages are told by."""
-        return self._clock.now()
 
     def haul(self, grace_s: float) -> Haul:
         """For what a pass finds."""
-        return Haul(int((self.now() - grace_s) * 1e9))
+        return Haul(ages.now_ns() - int(grace_s * 1e9))
 
     def obstacle(self) -> str:
         """Why nothing may be collected now; empty when it may."""

@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
     size: int
     token: int
-    """Nanoseconds since 1970 by this machine's wall clock, of when it was put or renewed last. What `put` returns and
+    """Nanoseconds since 1970 by the clock of `store.ages`, of when it was put or renewed last. What `put` returns and
     `discard` takes: as long as a block has this token, nobody renewed it."""
 
 

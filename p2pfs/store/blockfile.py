@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 
+from p2pfs.store.ages import stamp_ns
 from p2pfs.store.files import sync_folder, write_all
 
 _SECOND_NS = 1_000_000_000
@@ -32,7 +33,7 @@ def look(path: str) -> os.stat_result | None:
 def renew(path: str) -> int:
     """Make the file as young as can be; its time of change in nanoseconds, before the file system rounds it."""
     # Not "now" as the kernel has it: its clock ticks in milliseconds, and `discard` must see a renewal.
-    now = time.time_ns()
+    now = stamp_ns()
     os.utime(path, ns=(now, now))
     return now
 
@@ -65,6 +66,8 @@ def write(path: str, temp: str, data: memoryview) -> int:
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
         try:
             write_all(fd, data)
+            now = stamp_ns()
+            os.utime(fd, ns=(now, now))
             os.fdatasync(fd)
             age = token(os.fstat(fd).st_mtime_ns)
         finally:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 from p2pfs import errors
 from p2pfs.core.multihash import Multihash, digest_of, matches, shard_of
+from p2pfs.store.ages import stamp_ns
 from p2pfs.store.base import Seen, Usage, check_block, check_buffer
 from p2pfs.store.layout import block_name
 
@@ -25,8 +25,8 @@ class MemoryStore:
         self._bad: list[bytes] = []
 
     def _renewed(self) -> int:
-        # The wall clock's nanoseconds, and never twice the same: a renewal shows, however fast it follows.
-        self._last_token = max(time.time_ns(), self._last_token + 1)
+        # Nanoseconds, and never twice the same: a renewal shows, however fast it follows.
+        self._last_token = max(stamp_ns(), self._last_token + 1)
         return self._last_token
 
     def has(self, block: Multihash, renew: bool = False) -> bool:

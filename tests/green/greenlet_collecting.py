@@ -1,15 +1,13 @@
-"""What may be collected by age, and that no step of a clock makes a block old."""
+"""What may be collected by age (`tests/unit/test_ages.py`: no step of a clock makes a block old)."""
 
 from __future__ import annotations
-
-import time
 
 import pytest
 
 from p2pfs.core.multihash import SHA2_256, Multihash, multihash
 from p2pfs.node import collecting
 from p2pfs.node.backlog import NOTHING, Amount
-from p2pfs.node.collecting import AgeClock, Haul
+from p2pfs.node.collecting import Haul
 from p2pfs.store.base import Seen
 
 
@@ -32,14 +30,3 @@ def test_more_than_one_pass_collects_is_left_for_the_next(monkeypatch: pytest.Mo
         haul.add([(block(number), Seen(10, number))])
     assert len(haul.rows) == 3
     assert haul.left == Amount(2, 20)
-
-
-@pytest.mark.parametrize("step_s", [-90_000.0, 0.0, 90_000.0])
-def test_a_step_of_the_clock_makes_no_block_older(monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
-    clock = AgeClock()
-    before_s = clock.now()
-    real = time.time
-    monkeypatch.setattr(collecting.time, "time", lambda: real() + step_s)
-    # Of a block that was written before the step, and of one that is written after it.
-    assert clock.now() - before_s < 60
-    assert clock.now() - collecting.time.time() < 60
