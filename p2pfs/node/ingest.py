@@ -17,12 +17,12 @@ from p2pfs.node.buffers import SMALL, BufferPool
 from p2pfs.node.local import LocalStore
 from p2pfs.node.place import Copies, Placer
 from p2pfs.node.progress import Work
+from p2pfs.node.renewing import MOST_S
 from p2pfs.store.jobs import Taken
 
 REMEMBERED = 65536
 """How many new blocks a store remembers, to take them back if it fails for want of room (64 GiB of leaves)."""
 SMALL_AT_ONCE = 64
-RENEW_S = 6 * 3600.0
 TAKE_BACK_WAIT_S = 60.0
 
 
@@ -31,9 +31,9 @@ class Ingest(Work):
 
     def __init__(
         self, local: LocalStore, placer: Placer, buffers: BufferPool, profile: Profile,
-        wanted: int, quorum: int, is_dry: bool = False, renew_s: float = RENEW_S,
+        wanted: int, quorum: int, is_dry: bool = False, renew_s: Callable[[], float] = lambda: MOST_S,
     ) -> None:
-        """`renew_s`: how often what was placed is made young again; a part of the time after which it is collected."""
+        """`renew_s`: how often what was placed is made young again, as of now."""
         super().__init__()
         self.local = local
         self.buffers = buffers

@@ -207,7 +207,9 @@ class Placer:
             return None
         return parse_put_answer(peer.put_block(cid, data))
 
-    def renewal(self, wanted: int, every_s: float, fail: Callable[[str, BaseException], None]) -> Renewal:
+    def renewal(
+        self, wanted: int, every_s: Callable[[], float], fail: Callable[[str, BaseException], None]
+    ) -> Renewal:
         """What keeps the blocks of a store young until its pin is made."""
         return Renewal(self._local, self._cluster, wanted, every_s, fail, self._temp)
 

@@ -26,11 +26,24 @@ MEMORY_BYTES = 1024 * 1024
 """Of blocks that are remembered in memory, those of 30 GiB; more go to a file."""
 
 
+MOST_S = 600.0
+"""A store renews what it has placed at least so often: so also nodes with another `gc_grace` than ours, or one that is
+shortened meanwhile, leave it alone, as long as it is four times this."""
+LEAST_S = 0.25
+LOOK_S = 1.0
+"""So soon a grace that was shortened counts."""
+
+
+def interval_s(grace_s: float) -> float:
+    """How often to renew, where what is older than `grace_s` is collected."""
+    return min(MOST_S, max(LEAST_S, grace_s / 4))
+
+
 class Renewal:
-    """The blocks of one store so far. All are renewed each `every_s` seconds, in batches."""
+    """The blocks of one store so far. All are renewed each `every_s()` seconds, in batches."""
 
     def __init__(
-        self, local: LocalStore, cluster: Cluster, wanted: int, every_s: float,
+        self, local: LocalStore, cluster: Cluster, wanted: int, every_s: Callable[[], float],
         fail: Callable[[str, BaseException], None], temp: Path | None = None,
     ) -> None:
         """`fail` gets what ends the store; `temp` is the folder for a long list of blocks."""
@@ -43,11 +56,11 @@ class Renewal:
         self._size = 0
         self._silent: set[str] = set()
         """Who did not answer in this round: asked again in the next one, not for each batch."""
-        self._begun = time.monotonic()
+        self._begun = self._renewed = time.monotonic()
         self._order = cluster.order(0)
         """Changes with the members that may own shards: one that left has taken its copies with it."""
         self._group = green.Group("renewal")
-        self._group.loop("renew", self._step, first_s=every_s)
+        self._group.loop("renew", self._step)
 
     def note(self, cid: CID) -> None:
         """That block was placed. Raises NoSpace."""
@@ -61,11 +74,14 @@ class Renewal:
         self._size += ROW
 
     def _step(self) -> float:
+        left_s = self._renewed + self._every_s() - time.monotonic()
+        if left_s > 0:
+            return min(left_s, LOOK_S)
         try:
             self.renew()
         except errors.P2pfsError as error:
             self._fail("renew", error)
-        return self._every_s
+        return 0.0
 
     def finish(self) -> int | None:
         """Before the pin is made: renew once more if it took long, or others own shards now.
@@ -74,7 +90,7 @@ class Renewal:
 
         Raises TooFewNodes when a block is on no node that answers.
         """
-        is_long = time.monotonic() - self._begun > self._every_s
+        is_long = time.monotonic() - self._begun > self._every_s()
         is_due = is_long or self._cluster.order(0) != self._order
         self._group.close()
         return self.renew() if is_due and self._size else None
@@ -82,6 +98,7 @@ class Renewal:
     def renew(self) -> int:
         """Make all blocks so far young, wherever they are; the copies that the rarest one has. Raises TooFewNodes."""
         self._silent.clear()
+        self._renewed = time.monotonic()
         return min((self._renew(batch) for batch in self._batches()), default=0)
 
     def _batches(self) -> Iterator[dict[Multihash, bool]]:

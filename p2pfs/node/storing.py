@@ -20,11 +20,11 @@ from p2pfs.node.buffers import SMALL, BufferPool
 from p2pfs.node.ingest import Folder, Ingest
 from p2pfs.node.leaves import FileIngest, add_descriptor, add_stream
 from p2pfs.node.progress import reporting
+from p2pfs.node.renewing import interval_s
 from p2pfs.node.services import Services
 
 MAX_DEPTH = 512
 MAX_REPLICAS = 64
-RENEW_LEAST_S = 0.25
 OPTIONS: dict[str, type] = {"name": str, "replicas": int, "chunker": str, "hash": str, "dry_run": bool}
 
 
@@ -51,7 +51,7 @@ def new_ingest(services: Services, options: dict[str, Any]) -> Ingest:
         services.local, services.placer, services.own_buffers,
         profile(options.get("chunker", config.storage.chunker), options.get("hash", config.storage.hash)),
         cluster.limited(copies), min(copies, cluster.quorum(config.cluster.write_quorum)),
-        options.get("dry_run", False), max(RENEW_LEAST_S, config.storage.gc_grace / 4),
+        options.get("dry_run", False), lambda: interval_s(services.config.storage.gc_grace),
     )
 
 

@@ -63,7 +63,7 @@ def keep(world: World, cid: CID, *ids: str) -> None:
 
 
 def renewal(world: World, every_s: float, failures: list[BaseException]) -> Renewal:
-    return Renewal(world.local, world.cluster, 2, every_s, lambda name, error: failures.append(error))
+    return Renewal(world.local, world.cluster, 2, lambda: every_s, lambda name, error: failures.append(error))
 
 
 def wait_for(condition: object, what: str) -> None:
@@ -90,6 +90,28 @@ def test_what_was_placed_is_renewed_again_and_again_where_it_is(world: World) ->
     assert not failures
     assert work.finish() == 2
     work.close()
+
+
+def test_a_grace_that_is_shortened_counts_from_then_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewing, "LOOK_S", 0.02)
+    grace_s = [3600.0]
+    work = Renewal(world.local, world.cluster, 2, lambda: renewing.interval_s(grace_s[0]), lambda *_: None)
+    leaf = new_block()
+    owner = next(id for id in world.owners(leaf, 5) if id != "me")
+    keep(world, leaf, owner)
+    work.note(leaf)
+    green.sleep(0.1)
+    assert not asked(world, owner).renewed
+    grace_s[0] = 0.4
+    wait_for(lambda: len(asked(world, owner).renewed) >= 3, "it is renewed, again and again")
+    grace_s[0] = 3600.0
+    assert work.finish() is None
+    work.close()
+
+
+@pytest.mark.parametrize(("grace_s", "every_s"), [(24 * 3600.0, 600.0), (60.0, 15.0), (0.0, 0.25)])
+def test_renewals_are_more_often_than_collections_look(grace_s: float, every_s: float) -> None:
+    assert renewing.interval_s(grace_s) == every_s
 
 
 def test_a_copy_on_the_last_rank_counts_and_one_that_is_nowhere_fails_the_store(world: World) -> None:
