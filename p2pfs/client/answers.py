@@ -194,3 +194,5 @@ class Imported(NamedTuple):
     blocks: int
     new_blocks: int
     new_bytes: int
+    replicas: int
+    """Durable copies of the rarest block below the roots."""

@@ -122,8 +122,11 @@ class Client:
         return parse(Unpinned, self._calls.object(self._deadline(), "UNPIN", str(ref))).removed
 
     def restore(self, ref: Ref) -> list[Restored]:
-        """Undo `remove`, as long as the blocks are kept. Raises NotFound when they are not, or nothing was removed."""
-        return parse(Repinned, self._calls.object(self._deadline(), "RESTORE", str(ref))).restored
+        """Undo `remove`, as long as the blocks are kept; what has too few copies is copied.
+
+        Raises NotFound when they are not, or nothing was removed, and TooFewNodes.
+        """
+        return self._calls.parts(self._deadline(), Repinned, "RESTORE", str(ref)).end.restored
 
     # --- read ----------------------------------------------------------------------------------------
 

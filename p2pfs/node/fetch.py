@@ -123,11 +123,6 @@ class Fetcher:
             green.wait(wave)
         return found, silent
 
-    def gone(self, cids: list[CID]) -> list[CID]:
-        """Those of up to HAVE_BATCH blocks that no member says to have; the others are made young wherever they are."""
-        found, _ = self.holders(cids, "renew") if cids else ([], {})
-        return [cid for cid, holders in zip(cids, found, strict=True) if not holders]
-
     def close(self) -> None:
         """End what is still running."""
         self._group.close()

@@ -53,6 +53,7 @@ class Ingest(Work):
         self._group = green.Group("ingest", self.fail)
         self._small = green.Semaphore(SMALL_AT_ONCE)
         self._written: dict[str, list[tuple[CID, int]]] = {}
+        self._is_kept = False
         self._renewal = placer.renewal(wanted, renew_s, self.fail)
 
     # --- its greenlets -------------------------------------------------------------------------------
@@ -98,8 +99,15 @@ class Ingest(Work):
         if copies.is_new:
             self._count_new(length)
         self.nodes.update(copies.holders)
-        held = len(copies.holders)
-        self.fewest_copies = min(self.fewest_copies, held) if self.fewest_copies else held
+        self._count_copies(len(copies.holders))
+
+    def _count_copies(self, copies: int) -> None:
+        self.fewest_copies = min(self.fewest_copies, copies) if self.fewest_copies else copies
+
+    def found(self, cid: CID, copies: int) -> None:
+        """A block that has these copies already is a part of it, too."""
+        self._renewal.note(cid)
+        self._count_copies(copies)
 
     def _remember(self, cid: CID, id: str, token: int) -> None:
         written = self._written.setdefault(id, [])
@@ -162,8 +170,14 @@ class Ingest(Work):
         if held is not None:
             self.fewest_copies = min(self.fewest_copies, held)
 
+    def keep(self) -> None:
+        """A pin may want the blocks from now on: they are not taken back any more."""
+        self._is_kept = True
+
     def take_back(self) -> None:
         """After a failure for want of room: remove what was written, so that the space is usable again."""
+        if self._is_kept:
+            return
         # Not ended but awaited: a native job that is cut off would leave a block that nobody remembers.
         self._group.join(TAKE_BACK_WAIT_S)
         self._placer.take_back(self._written)

@@ -22,7 +22,6 @@ from p2pfs.store.jobs import is_there, write_range
 
 AHEAD = 8
 """Blocks fetched ahead by one reader that delivers in order."""
-CHECK_AT_ONCE = 1024
 FLUSH_BYTES = 64 * 1024 * 1024
 """A file that is fetched is written to disk as it grows: the client syncs it at the end and need not wait for all."""
 AT_ONCE = 12
@@ -236,27 +235,6 @@ class Reader:
     def walk(self, root: CID) -> Iterator[dag.Visit]:
         """Every block below a root, depth first, each once."""
         return dag.walk(self._fetcher.branch, root, self.file_size(root) if root.codec == RAW else 0)
-
-    def require_whole(self, root: CID) -> None:
-        """Raise NotFound unless every block below a root is on some member that answers.
-
-        All of them are made young: so a pin may be made for the root, though they were about to be collected.
-        """
-        batch: list[CID] = []
-        for visit in dag.walk(self._fetcher.branch, root):
-            batch.append(visit.cid)
-            if len(batch) == CHECK_AT_ONCE:
-                self._require(root, batch)
-                batch = []
-        self._require(root, batch)
-
-    def _require(self, root: CID, blocks: list[CID]) -> None:
-        gone = self._fetcher.gone(blocks)
-        if gone:
-            raise errors.NotFound(
-                f"{root} is not complete: {len(gone)} blocks or more are missing, the first is {gone[0]}; "
-                "what is there is kept, the root is not pinned"
-            )
 
     def export(self, root: CID) -> Iterator[bytes | memoryview]:
         """A CARv1 of everything below a root, depth first, each block once."""

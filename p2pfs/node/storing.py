@@ -21,6 +21,7 @@ from p2pfs.node.ingest import Folder, Ingest
 from p2pfs.node.leaves import FileIngest, add_descriptor, add_stream
 from p2pfs.node.progress import reporting
 from p2pfs.node.renewing import interval_s
+from p2pfs.node.securing import make_pins, secure
 from p2pfs.node.services import Services
 
 MAX_DEPTH = 512
@@ -85,31 +86,18 @@ def store(services: Services, session: Session, line: Line) -> None:
             "replicas": ingest.fewest_copies, "nodes": [],
         }
         if not options.get("dry_run"):
-            make_pin(services, ingest, link, options, sha256)
+            make_pins(services, ingest, [new_pin(services, link, ingest.blocks, options, sha256)])
             receipt["nodes"] = sorted(services.cluster.name_of(id) for id in ingest.nodes)
     session.reply(wire.dump_json(receipt))
 
 
-def make_pin(
-    services: Services, ingest: Ingest, link: Link, options: dict[str, Any], sha256: str | None
-) -> None:
-    """The catalog record that makes a store visible. Raises TooFewNodes when too few have it durably."""
-    pin = Pin(
+def new_pin(services: Services, link: Link, blocks: int, options: dict[str, Any], sha256: str | None) -> Pin:
+    """The record for a root."""
+    return Pin(
         cid=link.cid, name=options.get("name", ""), size=link.size, sha256=sha256,
-        replicas=options.get("replicas", services.config.cluster.replicas), blocks=ingest.blocks,
+        replicas=options.get("replicas", services.config.cluster.replicas), blocks=blocks,
         created=int(time.time()), stamp=services.pinning.stamp(), origin=services.cluster.id, removed=False,
     )
-    pinning = services.pinning
-    before = [known for known in pinning.run(pinning.catalog.find_cid, pin.cid) if known.key == pin.key]
-    holders = pinning.publish([pin], ingest.quorum)
-    if len(holders) < ingest.quorum:
-        if not before and pin in pinning.run(pinning.catalog.find_cid, pin.cid):
-            # A store that fails leaves nothing visible; one that was acknowledged before, or meanwhile, stays.
-            pinning.publish([pin._replace(removed=True, stamp=pinning.stamp())])
-        raise errors.TooFewNodes(
-            f"every block of {link.cid} is stored, but only {len(holders)} of the {ingest.quorum} nodes needed took "
-            f"its pin ({services.cluster.names(holders)}); store it again, nothing is sent twice"
-        )
 
 
 class Tree:
@@ -248,10 +236,13 @@ def import_car(services: Services, session: Session, line: Line) -> None:
             ingest.check()
             _place_copy(ingest, cid, data)
         ingest.join()
+        came = ingest.blocks
+        found = [_root(services, ingest, root, options) for root in reader.roots]
         ingest.renew()
-        roots = [_adopt(services, ingest, root, options) for root in reader.roots]
+        make_pins(services, ingest, [pin for pin, _ in found])
     session.reply(wire.dump_json({
-        "roots": roots, "blocks": ingest.blocks, "new_blocks": ingest.new_blocks, "new_bytes": ingest.new_bytes,
+        "roots": [row for _, row in found], "blocks": came, "new_blocks": ingest.new_blocks,
+        "new_bytes": ingest.new_bytes, "replicas": ingest.fewest_copies,
     }))
 
 
@@ -281,13 +272,13 @@ def _place_copy(ingest: Ingest, cid: CID, data: bytes) -> None:
     ingest.spawn(f"import-{cid}", place)
 
 
-def _adopt(services: Services, ingest: Ingest, root: CID, options: dict[str, Any]) -> dict[str, Any]:
-    """Pin an imported root if its DAG is whole; the row that tells."""
-    services.reader.require_whole(root)
+def _root(services: Services, ingest: Ingest, root: CID, options: dict[str, Any]) -> tuple[Pin, dict[str, Any]]:
+    """The pin of an imported root, and the row that tells of it. Raises NotFound when its DAG is not whole."""
+    blocks = secure(services, ingest, root)
     entry = services.reader.entry(root)
     size = entry["size"] if entry["size"] is not None else services.reader.leaf_bytes(root)
     sha256 = None
     if entry["type"] == "file" and root.codec != DAG_PB and root.multihash[0] == 0x12:
         sha256 = root.multihash[2:].hex()
-    make_pin(services, ingest, Link(root, size, size), options, sha256)
-    return {"cid": str(root), "name": options.get("name", ""), **entry, "pinned": True}
+    pin = new_pin(services, Link(root, size, size), blocks, options, sha256)
+    return pin, {"cid": str(root), "name": options.get("name", ""), **entry, "pinned": True}

@@ -17,7 +17,9 @@ from p2pfs.node import census
 from p2pfs.node.progress import reporting
 from p2pfs.node.reading import Transfer
 from p2pfs.node.refs import Found, resolve
+from p2pfs.node.securing import make_pins, secure
 from p2pfs.node.services import Services
+from p2pfs.node.storing import new_ingest, running
 
 PART_S = 0.5
 """How often a verb that works for long shows that it does."""
@@ -134,18 +136,15 @@ def unpin(services: Services, session: Session, line: Line) -> None:
 def restore(services: Services, session: Session, line: Line) -> None:
     """RESTORE: pins again what UNPIN removed last under a name or SHA-256, or every removed pin of a CID."""
     records = _last_known(services, line.args[0])
-    for root in {pin.cid for pin in records}:
-        services.reader.require_whole(root)
-    holders = services.pinning.publish([
-        pin._replace(removed=False, stamp=services.pinning.stamp(), origin=services.cluster.id)
-        for pin in records if pin.removed
-    ])
-    quorum = services.cluster.quorum(services.config.cluster.write_quorum)
-    if len(holders) < quorum:
-        raise errors.TooFewNodes(
-            f"restored here, but only {len(holders)} of the {quorum} nodes needed took the pin "
-            f"({services.cluster.names(holders)}); restore it again when more nodes are there"
-        )
+    ingest = new_ingest(services, {"replicas": max(pin.replicas for pin in records)})
+    with running(session, ingest):
+        for root in {pin.cid for pin in records}:
+            secure(services, ingest, root)
+        ingest.renew()
+        make_pins(services, ingest, [
+            pin._replace(removed=False, stamp=services.pinning.stamp(), origin=services.cluster.id)
+            for pin in records
+        ])
     session.reply(wire.dump_json({"restored": [{"cid": str(pin.cid), "name": pin.name} for pin in records]}))
 
 

@@ -16,7 +16,8 @@ import pytest
 from kit import truth
 from kit.cluster import Cluster, Node, wait_until
 from p2pfs import Client
-from p2pfs.core.cid import CID
+from p2pfs.core import car
+from p2pfs.core.cid import CID, DAG_PB
 from p2pfs.core.multihash import Multihash, digest_of
 
 KIB = 1024
@@ -176,6 +177,48 @@ def test_a_member_that_is_away_holds_it_up_until_it_is_forgotten(tmp_path: Path)
         wait_until(lambda: gc(a)[0] == 0, 20, "nothing holds it up")
         assert not planted_here(a, planted)
         assert_equal(b, path)
+
+
+def test_what_a_restore_or_a_partial_car_finds_in_one_copy_has_two_when_it_is_acknowledged(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 2, **OPTIONS, repair__rate="64KiB") as cluster:  # the repair would take 4 s for each leaf
+        a, b = cluster
+        path = store(a, tmp_path, "thin", 4 * 256 * KIB)
+        root = CID.parse(a.json("stat", "thin")[0]["cid"])
+        blocks = wanted_of([truth.Truth().disk(a.data_dir)], a.json("stat", "thin")[0])
+        a.cli("export", "thin", "-o", str(tmp_path / "whole.car"))
+        leave_branches_only(tmp_path / "whole.car", tmp_path / "part.car")
+
+        def take_away_one_copy_each() -> None:
+            a.cli("rm", str(root))
+            leaves = sorted(truth.count_root([truth.Truth().disk(a.data_dir)], root).leaves)
+            for node, gone in ((a, leaves[:2]), (b, leaves[2:])):
+                for block in gone:
+                    disk(node)[block].unlink()
+
+        take_away_one_copy_each()
+        b.cli("restore", "thin")
+        assert disk(a).keys() == disk(b).keys() == blocks
+        take_away_one_copy_each()
+        receipt = b.json("import", "--name=thin", str(tmp_path / "part.car"))[0]
+        assert disk(a).keys() == disk(b).keys() == blocks
+        assert (receipt["blocks"], receipt["replicas"]) == (1, 2)
+        assert a.json("ls")[0]["blocks"] == len(blocks)
+        assert_equal(a, path)
+        take_away_one_copy_each()
+        b.kill()
+        done = a.cli("restore", "thin", check=False)
+        assert done.returncode == 3  # half of it was on the other one only
+        assert "missing" in done.stderr
+
+
+def leave_branches_only(whole: Path, part: Path) -> None:
+    """A CAR without the leaves of another one."""
+    with whole.open("rb") as source, part.open("wb") as target:
+        reader = car.CarReader(source.read)
+        target.write(car.header(reader.roots))
+        for cid, data in reader:
+            if cid.codec == DAG_PB:
+                target.write(car.frame(cid, data) + data)
 
 
 def test_what_was_collected_cannot_be_restored_and_that_is_said(tmp_path: Path) -> None:

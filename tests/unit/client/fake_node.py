@@ -376,7 +376,7 @@ class FakeNode:
         cid = self.keep(data, "imported")
         talk.ok({
             "roots": [{"cid": cid, "name": "imported", "size": len(data), "type": "file", "pinned": True}],
-            "blocks": 1, "new_blocks": 1, "new_bytes": len(data),
+            "blocks": 1, "new_blocks": 1, "new_bytes": len(data), "replicas": 1,
         })
 
     def _export(self, talk: Talk, line: wire.Line) -> None:
