@@ -45,7 +45,8 @@ class Task(enum.Flag):
     FETCH = enum.auto()
     """It should be here and is not."""
     GIVE_UP = enum.auto()
-    """It is here and others' to hold: drop it when all of them hold it."""
+    """It is here and others' to hold: drop it when all of them hold it. A branch on a node that owns nothing stays, for
+    that node, too, walks roots; but before it goes for good, all others have to hold it."""
     COUNT = enum.auto()
     """This node is in charge of knowing how many copies there are."""
     COLLECT = enum.auto()
@@ -60,13 +61,11 @@ def wanted(stand: Stand, live: Live) -> int:
 def owners(stand: Stand, live: Live) -> tuple[str, ...]:
     """Who should hold the block, in rank order.
 
-    A branch is everybody's, this node's too when it may own nothing. A block that is only kept is nobody's.
+    A branch is everybody's. A block that is only kept is nobody's.
     """
     if live.copies <= 0:
         return ()
-    if live.is_branch:
-        return stand.order if stand.me in stand.order else (*stand.order, stand.me)
-    return stand.order[: wanted(stand, live)]
+    return stand.order if live.is_branch else stand.order[: wanted(stand, live)]
 
 
 def is_in_charge(stand: Stand) -> bool:
@@ -85,10 +84,10 @@ def decide(stand: Stand, live: Live | None, is_here: bool) -> Task:
         return Task.NONE
     task = Task.COUNT if is_in_charge(stand) else Task.NONE
     holders = owners(stand, live)
-    if stand.me in holders:
-        return task if is_here else task | Task.FETCH
+    if not is_here:
+        return task | Task.FETCH if stand.me in holders or live.is_branch else task
     # Without owners (all members drain) there is nobody whose copy would make ours a surplus.
-    return task | Task.GIVE_UP if is_here and holders else task
+    return task | Task.GIVE_UP if holders and stand.me not in holders else task
 
 
 def count_state(stand: Stand, live: Live, copies: int, is_certain: bool) -> Figures:

@@ -94,11 +94,15 @@ class Standing:
         """Count copies, and give up what others hold."""
         stand_in = self.stand()
         counted = count(self._cluster, stand_in, (row for found in gathered.values() for row in found.counted))
-        gone = give_up(self._local, self._cluster, stand_in, [row for it in gathered.values() for row in it.surplus])
+        gone, held = give_up(
+            self._local, self._cluster, stand_in, [row for it in gathered.values() for row in it.surplus]
+        )
         for part, found in gathered.items():
             self._figures[part] = counted.figures.get(part, Figures())
             self._lost[part] = [live for live in counted.lost if part_of(live.block) == part][:MOST_LOST]
-            self._surplus[part] = _amount(seen.size for live, seen in found.surplus if live.block not in gone)
+            self._surplus[part] = _amount(
+                seen.size for live, seen in found.surplus if live.block not in gone and live.block not in held
+            )
             went = _amount(seen.size for live, seen in found.surplus if live.block in gone)
             report.given_up = report.given_up.plus(went.blocks, went.bytes)
 

@@ -181,7 +181,8 @@ class World:
             if not self.have(id, what):
                 return
         yield
-        self.given_up += self.discard(node, what, token)
+        if not live.is_branch:
+            self.given_up += self.discard(node, what, token)
 
     def _collect(self, node: Node, unwanted: list[tuple[bytes, int]]) -> Iterator[None]:
         for other in self.nodes.values():
