@@ -19,17 +19,10 @@ from p2pfs.store.base import Seen
 StandIn = Callable[[int], Stand]
 
 
-class GivenUp(NamedTuple):
-    """What became of a surplus."""
-
-    gone: set[Multihash]
-    """Dropped here."""
-    held: set[Multihash]
-    """Branches, which stay, and which all others hold."""
-
-
-def give_up(local: LocalStore, cluster: Cluster, stand_in: StandIn, surplus: list[tuple[Live, Seen]]) -> GivenUp:
-    """Drop the blocks that all their owners hold, branches excepted.
+def give_up(
+    local: LocalStore, cluster: Cluster, stand_in: StandIn, surplus: list[tuple[Live, Seen]]
+) -> set[Multihash]:
+    """Drop the blocks that all their owners hold; those that went, and the branches that would have: they stay.
 
     The owners' copies are made young by the question, and ours goes only if nobody made it young since it was looked
     at. So of two nodes that each take the other for the owner, at most one drops its copy.
@@ -39,17 +32,17 @@ def give_up(local: LocalStore, cluster: Cluster, stand_in: StandIn, surplus: lis
         for id in owners(stand_in(shard_of(live.block)), live):
             questions[id].append(live.block)
     having = ask(cluster, "renew", questions).having
-    certain, held = [], set()
+    certain, branches = [], set()
     for live, seen in surplus:
         holders = owners(stand_in(shard_of(live.block)), live)
         if holders and all(live.block in having.get(id, ()) for id in holders):
             if live.is_branch:
-                held.add(live.block)
+                branches.add(live.block)
             else:
                 certain.append((live.block, seen.token))
     gone = local.run(lambda: {block for block, token in certain if local.store.discard(block, token)})
     metrics.BLOCKS_GIVEN_UP.inc(len(gone))
-    return GivenUp(gone, held)
+    return gone | branches
 
 
 class Counted(NamedTuple):

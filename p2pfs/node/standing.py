@@ -94,25 +94,24 @@ class Standing:
         """Count copies, and give up what others hold."""
         stand_in = self.stand()
         counted = count(self._cluster, stand_in, (row for found in gathered.values() for row in found.counted))
-        gone, held = give_up(
-            self._local, self._cluster, stand_in, [row for it in gathered.values() for row in it.surplus]
-        )
+        done = give_up(self._local, self._cluster, stand_in, [row for it in gathered.values() for row in it.surplus])
         for part, found in gathered.items():
             self._figures[part] = counted.figures.get(part, Figures())
             self._lost[part] = [live for live in counted.lost if part_of(live.block) == part][:MOST_LOST]
-            self._surplus[part] = _amount(
-                seen.size for live, seen in found.surplus if live.block not in gone and live.block not in held
-            )
-            went = _amount(seen.size for live, seen in found.surplus if live.block in gone)
+            self._surplus[part] = _amount(seen.size for live, seen in found.surplus if live.block not in done)
+            went = _amount(seen.size for live, seen in found.surplus if live.block in done and not live.is_branch)
             report.given_up = report.given_up.plus(went.blocks, went.bytes)
 
     def add(self, lives: dict[Multihash, Live]) -> None:
         """These are wanted since the last comparison, too."""
         found = self._local.run(compare_some, self._local.store, lives, self.stand())
         self._backlog.add(found.missing)
+        # At once: a node that drains would not count as drained until the next look, for each branch that came.
+        done = give_up(self._local, self._cluster, self.stand(), found.surplus)
         for live, seen in found.surplus:
-            part = part_of(live.block)
-            self._surplus[part] = self._surplus[part].plus(1, seen.size)
+            if live.block not in done:
+                part = part_of(live.block)
+                self._surplus[part] = self._surplus[part].plus(1, seen.size)
         for part, figures in count(self._cluster, self.stand(), found.counted).figures.items():
             self._figures[part] = total([self._figures[part], figures])
 

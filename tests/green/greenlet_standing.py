@@ -71,6 +71,15 @@ def test_a_branch_is_left_until_every_other_has_it_and_stays_then(site: Site) ->
     assert site.has(block), "it walks roots as long as it is there"
 
 
+def test_a_branch_of_a_new_pin_that_all_have_is_not_left_for_a_moment(site: Site) -> None:
+    block, other = site.keep(is_branch=True), site.keep(is_branch=True)
+    site.give(block, "n0", "n1", "n2", "n3")
+    site.standing.add({block: Live(block, 2, SIZE, True)})
+    assert site.standing.surplus.blocks == 0
+    site.standing.add({other: Live(other, 2, SIZE, True)})
+    assert site.standing.surplus.blocks == 1
+
+
 def test_a_leaf_is_left_until_its_owners_have_it_and_goes_then(site: Site) -> None:
     block = site.keep(is_branch=False)
     assert site.left(block)[0] == 1
