@@ -16,7 +16,6 @@ from p2pfs.config import Config
 from p2pfs.core import wire
 from p2pfs.core.agenda import SETTLE_S, Agenda, Work
 from p2pfs.core.health import Figures
-from p2pfs.core.multihash import Multihash
 from p2pfs.core.pins import Pin
 from p2pfs.node.backlog import PARTS, Amount
 from p2pfs.node.buffers import BufferPool
@@ -24,7 +23,7 @@ from p2pfs.node.cluster import Cluster
 from p2pfs.node.collecting import Collection, Haul
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
-from p2pfs.node.losses import LostPin, find_losses
+from p2pfs.node.losses import Losses, LostPin
 from p2pfs.node.pass_report import Report, Request
 from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
@@ -34,7 +33,7 @@ from p2pfs.node.wanting import News, Wanting
 from p2pfs.store import ages
 
 BUFFERS = 5
-"""Of 2 MiB, for the audit alone: one for walks, the others for repair."""
+"""Of 2 MiB, for the audit alone: one for walks, one for the search for hurt pins, the others for repair."""
 INTRODUCTION_S = 5.0
 """The first pass waits at most so long until somebody has told who the members are: what a node remembers of them from
 before it was stopped may be wrong, and it would fetch or give up in vain."""
@@ -65,9 +64,7 @@ class Audit:
         self._standing = Standing(local, cluster, self.repair.backlog)
         self._collection = Collection(local, cluster, pinning)
         self._group = green.Group("audit")
-        self._lost: set[Multihash] = set()
-        self.lost_pins: list[LostPin] = []
-        """Pins below which there are blocks in our charge that no member has."""
+        self._losses = Losses(local, fetcher, pinning, self._buffers)
         self.report = Report()
         """The last walk that was completed, or the one under way."""
         self.phase, self.done, self.total = "", 0, 0
@@ -85,12 +82,14 @@ class Audit:
         self._pinning.on_change = self.pins_changed
         self._local.on_corrupt = self.repair.heal
         self.repair.start()
+        self._losses.start()
         self._group.loop("worker", self._step)
 
     def stop(self) -> None:
         """End in the middle of whatever it is; the next start begins anew, and finds what was done."""
         self._group.close()
         self.repair.stop()
+        self._losses.stop()
         for request in self._requests:
             request.fail(errors.Interrupted("the node is stopping"))
         self._wanting.close()
@@ -126,7 +125,7 @@ class Audit:
     @property
     def is_current(self) -> bool:
         """The figures take account of every change that this node knows of."""
-        return self._agenda.is_current
+        return self._agenda.is_current and self._losses.is_known
 
     @property
     def is_done_once(self) -> bool:
@@ -142,6 +141,11 @@ class Audit:
     def surplus(self) -> Amount:
         """Blocks here that others own, and did not confirm to hold when they were asked last."""
         return self._standing.surplus
+
+    @property
+    def lost_pins(self) -> list[LostPin]:
+        """Pins below which there are blocks in our charge that no member has."""
+        return self._losses.pins
 
     @property
     def is_drained(self) -> bool:
@@ -241,11 +245,7 @@ class Audit:
         self._enter("compare", len(parts))
         self._standing.compare(self._wanting.inventory, parts, report, haul, self._progress)
         self.repair.wake()
-        lost = self._standing.lost
-        if lost.keys() != self._lost:
-            self._lost = set(lost)
-            with self._buffers.buffer() as view:
-                self.lost_pins = find_losses(self._local, self._fetcher, self._pinning, view, lost) if lost else []
+        self._losses.note(self._standing.lost)
 
     def _look_at_recent(self) -> bool:
         """Pins that came since the last walk: only what they want is looked at. False: it takes a walk."""
