@@ -305,7 +305,7 @@ class Audit:
                 f"{len(report.unreadable)} roots cannot be read, the first is {report.unreadable[0]}: what they want "
                 "is not known; bring back who has them, or remove their pins"
             )
-        # Again after they were met: only then every clock is known, and who went away meanwhile.
+        # Again after they were met: somebody may have gone away meanwhile.
         collection = self._collection
         if obstacle := collection.obstacle() or collection.meet_all() or collection.obstacle():
             return obstacle

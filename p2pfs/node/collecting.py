@@ -80,17 +80,17 @@ class Collection:
         if away := cluster.absent():
             names = ", ".join(member.name for member in away)
             return f"{names}: away, and may know pins that are not known here; bring it back, or strike it (forget)"
-        for peer in cluster.live_peers():
-            if abs(peer.clock_ahead_s) > CLOCK_S:
-                return f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP"
         if self._lacks_records() and not cluster.live_peers():
             return LACKING
         return ""
 
     def meet_all(self) -> str:
-        """Compare catalogs with every member; why that was not possible, empty when it was."""
+        """Compare catalogs and clocks with every member; what speaks against collecting, empty when nothing does."""
         if missed := self._pinning.compare_all():
             return f"the catalog could not be compared with {', '.join(missed)}"
+        for peer in self._cluster.live_peers():
+            if abs(peer.clock_ahead_s) > CLOCK_S:
+                return f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP"
         if self._lacks_records():
             if not any(_has_records(peer) for peer in self._cluster.live_peers()):
                 return LACKING

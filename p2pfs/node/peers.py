@@ -69,10 +69,17 @@ class Peer:
             except errors.P2pfsError as error:
                 failure = error
                 continue
-            answer = hello(connection, self._caller)
-            self.clock_ahead_s = answer.time_ms / 1000 - time.time()
+            self._introduce(connection)
             return connection
         raise failure
+
+    def _introduce(self, connection: Connection) -> None:
+        answer = hello(connection, self._caller)
+        self.clock_ahead_s = answer.time_ms / 1000 - time.time()
+
+    def read_clock(self) -> None:
+        """Bring `clock_ahead_s` up to date: connections are open for days. Raises as `call`."""
+        self.call("catalog", self._introduce)
 
     def call(self, lane: str, use: Callable[[Connection], T], wait_s: float = 10.0) -> T:
         """Run `use` with a connection of a lane.

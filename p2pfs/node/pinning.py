@@ -198,11 +198,12 @@ class Pinning:
         return [member.name for member in others if member.id not in levelled]
 
     def compare(self, peer: Peer) -> None:
-        """Take over what a peer has and we lack, give it what it lacks. Raises P2pfsError.
+        """Take over what a peer has and we lack, give it what it lacks; look at its clock. Raises P2pfsError.
 
         Two that were apart for longer than tombstones live do not bring back what the other one removed.
         """
         end, begin_ms, id = time.monotonic() + COMPARE_S, self._now_ms(), peer.member.id
+        peer.read_clock()
         theirs = parse_digests(peer.call("catalog", lambda connection: connection.request("DIGESTS")))
         ours = self.run(self.catalog.digests)
         compared_ms = self._compared_ms(id)

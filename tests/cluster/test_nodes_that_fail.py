@@ -239,6 +239,28 @@ def test_a_clock_that_is_an_hour_off_is_named_and_the_newest_pin_still_wins(tmp_
         assert any("node-c" in reason and "clock" in reason for reason in status["reasons"])
 
 
+def test_a_clock_that_is_set_wrong_while_a_node_runs_is_noticed_before_anything_is_collected(tmp_path: Path) -> None:
+    shim, wrong = tmp_path / "shim", tmp_path / "wrong"
+    shim.mkdir()
+    (shim / "sitecustomize.py").write_text(
+        f"import os, time\nreal = time.time\ntime.time = lambda: real() + 3600 * os.path.exists({str(wrong)!r})\n"
+    )
+    with three(tmp_path) as cluster:
+        a, _, c = cluster
+        c.stop()
+        c.environment["PYTHONPATH"] = str(shim)
+        c.start()
+        cluster.wait_alive()
+        wait_until(lambda: a.cli("gc", check=False).returncode == 0, 20, "nothing speaks against collecting")
+        wrong.touch()
+        done = a.cli("gc", check=False)
+        assert done.returncode == 1
+        assert "the clock of node-c is +3600 s off ours" in done.stderr
+        assert any("the clock of node-c" in reason for reason in a.json("status", check=False)[0]["reasons"])
+        wrong.unlink()
+        assert a.cli("gc", check=False).returncode == 0
+
+
 def test_what_a_start_can_stumble_over(tmp_path: Path) -> None:
     first = Node(tmp_path, "first", {}).start()
     try:

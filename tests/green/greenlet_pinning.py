@@ -79,6 +79,9 @@ class Link:
             raise errors.Unreachable(f"{self.member.id} does not answer")
         return use(Wires(self._world.nodes[self.member.id]))
 
+    def read_clock(self) -> None:
+        self._world.clocks_read.append(self.member.id)
+
 
 class World:
     """Some nodes, all on one side of a network that can be cut in two."""
@@ -90,6 +93,7 @@ class World:
         self.ahead_days = dict.fromkeys(self.side, 0)
         self.silent: set[str] = set()
         self.forgotten: set[str] = set()
+        self.clocks_read: list[str] = []
         self.nodes = {id: self._node(id) for id in self.side}
 
     def _node(self, id: str) -> Pinning:
@@ -170,6 +174,7 @@ def test_who_wants_to_know_what_changed_is_told(world: World) -> None:
 
 def test_comparing_with_all_names_those_that_are_away_and_those_that_do_not_answer(world: World) -> None:
     assert world.nodes["n0"].compare_all() == []
+    assert sorted(world.clocks_read) == ["n1", "n2"], "whoever collects by age now knows their clocks"
     world.silent = {"n1"}
     assert world.nodes["n0"].compare_all() == ["n1"]
     world.cut("n2")
