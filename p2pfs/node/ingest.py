@@ -161,12 +161,12 @@ class Ingest(Work):
 
     # --- the end -------------------------------------------------------------------------------------
 
-    def renew(self) -> None:
+    def renew(self, mend: Callable[[CID], None]) -> None:
         """Before a pin is made: if this took long, see to it that every block is there still, and young.
 
-        Raises TooFewNodes when one is not.
+        What has too few copies by now is given to `mend`. Raises TooFewNodes when there is none.
         """
-        held = self._renewal.finish()
+        held = self._renewal.finish(self.quorum, mend)
         if held is not None:
             self.fewest_copies = min(self.fewest_copies, held)
 

@@ -83,23 +83,41 @@ class Renewal:
             self._fail("renew", error)
         return 0.0
 
-    def finish(self) -> int | None:
+    def finish(self, quorum: int, mend: Callable[[CID], None]) -> int | None:
         """Before the pin is made: renew once more if it took long, or others own shards now.
 
-        Then the copies that the rarest block has; None when it was not looked.
+        A block of which nodes that answer have fewer than `quorum` copies is given to `mend`. Then the copies that the
+        rarest of the others has; None when it was not looked.
 
         Raises TooFewNodes when a block is on no node that answers.
         """
         is_long = time.monotonic() - self._begun > self._every_s()
         is_due = is_long or self._cluster.order(0) != self._order
         self._group.close()
-        return self.renew() if is_due and self._size else None
+        if not is_due or not self._size:
+            return None
+        return min(self._mended(copies, quorum, mend) for copies in self._rounds())
 
     def renew(self) -> int:
         """Make all blocks so far young, wherever they are; the copies that the rarest one has. Raises TooFewNodes."""
+        return min((min(copies.values()) for copies in self._rounds()), default=0)
+
+    def _mended(self, copies: dict[CID, int], quorum: int, mend: Callable[[CID], None]) -> int:
+        enough = self._wanted
+        for cid, count in copies.items():
+            if count < quorum:
+                mend(cid)
+            else:
+                enough = min(enough, count)
+        return enough
+
+    def _rounds(self) -> Iterator[dict[CID, int]]:
+        """All blocks so far, batch by batch, made young: how many copies each one has."""
         self._silent.clear()
         self._renewed = time.monotonic()
-        return min((self._renew(batch) for batch in self._batches()), default=0)
+        for batch in self._batches():
+            copies = self._renew(batch)
+            yield {CID(DAG_PB if batch[block] else RAW, block): count for block, count in copies.items()}
 
     def _batches(self) -> Iterator[dict[Multihash, bool]]:
         """Is it a branch, by block."""
@@ -109,7 +127,7 @@ class Renewal:
             rows = self._rows.read(min(end - start, ROW * HAVE_BATCH))
             yield {rows[at + 1 : at + ROW]: bool(rows[at]) for at in range(0, len(rows), ROW)}
 
-    def _renew(self, batch: dict[Multihash, bool]) -> int:
+    def _renew(self, batch: dict[Multihash, bool]) -> dict[Multihash, int]:
         cluster = self._cluster
         held = self._local.have(list(batch), renew=True)
         copies = dict(zip(batch, map(int, held), strict=True))
@@ -131,7 +149,7 @@ class Renewal:
                 f"{len(lost)} blocks of this store or more are on no node that answers any more, the first is {cid}; "
                 "store it again, what is there is not sent twice"
             )
-        return min(copies.values())
+        return copies
 
     def _ask(self, questions: dict[str, list[Multihash]], copies: dict[Multihash, int]) -> None:
         questions = {id: blocks for id, blocks in questions.items() if blocks and id not in self._silent}

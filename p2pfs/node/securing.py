@@ -42,6 +42,15 @@ def secure(services: Services, ingest: Ingest, root: CID) -> int:
     return blocks
 
 
+def renew(services: Services, ingest: Ingest) -> None:
+    """Before pins are made: if it took long, make all of it young once more, and copy what has lost copies meanwhile.
+
+    Raises TooFewNodes when a block is on no member that answers, or cannot get its copies; NoSpace.
+    """
+    ingest.renew(lambda cid: _copy(services, ingest, cid))
+    ingest.join()
+
+
 def _copy(services: Services, ingest: Ingest, cid: CID) -> None:
     view = ingest.buffers.take()
 

@@ -21,7 +21,7 @@ from p2pfs.node.ingest import Folder, Ingest
 from p2pfs.node.leaves import FileIngest, add_descriptor, add_stream
 from p2pfs.node.progress import reporting
 from p2pfs.node.renewing import interval_s
-from p2pfs.node.securing import make_pins, secure
+from p2pfs.node.securing import make_pins, renew, secure
 from p2pfs.node.services import Services
 
 MAX_DEPTH = 512
@@ -77,7 +77,7 @@ def store(services: Services, session: Session, line: Line) -> None:
     with running(session, ingest):
         link, sha256 = Tree(session, ingest, services.paced_buffers).read()
         ingest.join()
-        ingest.renew()
+        renew(services, ingest)
         # A directory is as big as the files in it.
         link = link._replace(size=ingest.bytes)
         receipt = {
@@ -238,7 +238,7 @@ def import_car(services: Services, session: Session, line: Line) -> None:
         ingest.join()
         came = ingest.blocks
         found = [_root(services, ingest, root, options) for root in reader.roots]
-        ingest.renew()
+        renew(services, ingest)
         make_pins(services, ingest, [pin for pin, _ in found])
     session.reply(wire.dump_json({
         "roots": [row for _, row in found], "blocks": came, "new_blocks": ingest.new_blocks,

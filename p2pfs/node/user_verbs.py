@@ -17,7 +17,7 @@ from p2pfs.node import census
 from p2pfs.node.progress import reporting
 from p2pfs.node.reading import Transfer
 from p2pfs.node.refs import Found, resolve
-from p2pfs.node.securing import make_pins, secure
+from p2pfs.node.securing import make_pins, renew, secure
 from p2pfs.node.services import Services
 from p2pfs.node.storing import new_ingest, running
 
@@ -140,7 +140,7 @@ def restore(services: Services, session: Session, line: Line) -> None:
     with running(session, ingest):
         for root in {pin.cid for pin in records}:
             secure(services, ingest, root)
-        ingest.renew()
+        renew(services, ingest)
         make_pins(services, ingest, [
             pin._replace(removed=False, stamp=services.pinning.stamp(), origin=services.cluster.id)
             for pin in records

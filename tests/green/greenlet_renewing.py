@@ -66,6 +66,10 @@ def renewal(world: World, every_s: float, failures: list[BaseException]) -> Rene
     return Renewal(world.local, world.cluster, 2, lambda: every_s, lambda name, error: failures.append(error))
 
 
+def never(cid: CID) -> None:
+    raise AssertionError(f"{cid} has its copies")
+
+
 def wait_for(condition: object, what: str) -> None:
     end = time.monotonic() + DEADLINE_S
     while not condition():  # type: ignore[operator]
@@ -88,7 +92,7 @@ def test_what_was_placed_is_renewed_again_and_again_where_it_is(world: World) ->
     for id in owners:
         wait_for(lambda id=id: asked(world, id).renewed.count(leaf.multihash) >= 2, f"{id}: the leaf")
     assert not failures
-    assert work.finish() == 2
+    assert work.finish(2, never) == 2
     work.close()
 
 
@@ -105,7 +109,7 @@ def test_a_grace_that_is_shortened_counts_from_then_on(world: World, monkeypatch
     grace_s[0] = 0.4
     wait_for(lambda: len(asked(world, owner).renewed) >= 3, "it is renewed, again and again")
     grace_s[0] = 3600.0
-    assert work.finish() is None
+    assert work.finish(1, never) is None
     work.close()
 
 
@@ -121,7 +125,7 @@ def test_a_copy_on_the_last_rank_counts_and_one_that_is_nowhere_fails_the_store(
     last = [id for id in world.owners(leaf, 5) if id != "me"][-1]
     keep(world, leaf, last)
     work.note(leaf)
-    assert work.finish() is None  # it did not take long: nobody is asked
+    assert work.finish(1, never) is None  # it did not take long: nobody is asked
     assert not any(asked(world, id).asked for id in world.peers)
     assert work.renew() == 1
     world.peers[last].blocks.clear()

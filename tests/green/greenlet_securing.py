@@ -17,7 +17,7 @@ from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Pin
 from p2pfs.core.profile import Profile
 from p2pfs.node.reading import Reader
-from p2pfs.node.securing import make_pins, secure
+from p2pfs.node.securing import make_pins, renew, secure
 from p2pfs.node.storing import new_ingest, running
 from tests.green.greenlet_node import World
 
@@ -170,7 +170,23 @@ def test_all_of_it_is_renewed_once_more_when_it_takes_long(site: Site) -> None:
         site.world.local.store.delete(site.leaves[0].multihash)
         ingest._renewal._begun -= 3600
         with pytest.raises(errors.TooFewNodes, match=f"the first is {site.leaves[0]}"):
-            ingest.renew()
+            renew(site.services, ingest)
+
+
+def test_what_lost_copies_during_a_long_store_gets_them_again(site: Site) -> None:
+    with site.ingest() as ingest:
+        for cid, data in site.blocks.items():
+            ingest.place(cid, memoryview(data))
+        poor = site.leaves[0]
+        for id in [id for id in site.holders(poor) if id != "me"][: len(site.holders(poor)) - 1]:
+            del site.world.peers[id].blocks[poor.multihash]
+        assert len(site.holders(poor)) == 1
+        renew(site.services, ingest)
+        assert len(site.holders(poor)) == 1, "it did not take long: nobody looks"
+        ingest._renewal._begun -= 3600
+        renew(site.services, ingest)
+        assert len(site.holders(poor)) == 2
+        assert ingest.fewest_copies == 2
 
 
 def store(site: Site, fail: bool = False) -> None:
