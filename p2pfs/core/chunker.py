@@ -26,9 +26,9 @@ def fixed_cuts(size: int, chunk_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 class Cutter:
-    """Finds the next leaf at the start of a buffer. Not for several threads at once.
+    """Finds the leaves at the start of a buffer. Not for several threads at once.
 
-    The cut depends on the next `window_bytes` of the content alone, not on how it arrived.
+    Where a leaf ends depends on the `window_bytes` of the content from its start on alone, not on how they arrived.
     """
 
     def __init__(self, profile: Profile) -> None:
@@ -44,14 +44,27 @@ class Cutter:
                 normalized_chunking=NORMALIZATION, seed=SEED,
             )
 
-    def cut(self, window: Buffer, is_end: bool) -> int:
-        """Length of the leaf that starts where the window starts; 0 only for an empty window.
+    def cuts(self, window: Buffer, is_end: bool) -> list[int]:
+        """Lengths of the leaves from the window's start on, as far as it tells for certain.
 
-        With less than `window_bytes` in it, the window must go to the end of the content (`is_end`).
+        What is left over begins the next window; at the end of the content (`is_end`) nothing is left over. There is
+        at least one, unless the window is empty: before the end it must hold `window_bytes` or more.
         """
-        view = memoryview(window)[: self.window_bytes]
+        view = memoryview(window)
         if len(view) < self.window_bytes and not is_end:
             raise ValueError(f"a window of {len(view)} bytes before the end; {self.window_bytes} are needed")
-        if self._fastcdc is None or not view:
-            return len(view)
-        return next(iter(self._fastcdc.cut_buf(view))).length
+        lengths = []
+        left = len(view)
+        for length in self._lengths(view):
+            # A leaf that goes up to the window's end ends there for want of bytes, unless it is of full length.
+            if length == left and length < self.window_bytes and not is_end:
+                break
+            lengths.append(length)
+            left -= length
+        return lengths
+
+    def _lengths(self, view: memoryview) -> Iterator[int]:
+        if self._fastcdc is None:
+            return (length for _, length in fixed_cuts(len(view), self.window_bytes) if length)
+        # The GIL is free while it searches.
+        return (chunk.length for chunk in self._fastcdc.cut_buf(view)) if view else iter(())

@@ -1,6 +1,6 @@
 """STORE and IMPORT: bytes come in, leaves and branches go to their owners, a root comes out.
 
-Files come leaf by leaf (`node/leaves.py`); small ones, directories and links in one go each.
+Files come leaf by leaf (`node/cutting.py`, `node/leaves.py`); small ones, directories and links in one go each.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Ingest(Work):
     def small_file(self, data: bytes, done: Callable[[Link], None]) -> None:
         """A file of one leaf of at most SMALL bytes; `done` gets its link, later."""
         self.check()
-        assert len(data) <= min(SMALL, self.profile.chunk_bytes)
+        assert len(data) <= min(SMALL, self.profile.min_leaf_bytes)
         self._small.acquire()
         self.spawn("small-file", self._small_file, data, done)
 

@@ -1,4 +1,4 @@
-"""The leaves of one file on their way in, from an open file or a stream.
+"""The leaves of one file on their way in, from an open file or a stream (`node/cutting.py` says where each begins).
 
 Each leaf has a greenlet of its own, which waits for native threads and peers; how many run at once is bounded by the
 buffers they hold. A leaf is read once: hashed for its name, written to this disk, sent to the others and hashed into
@@ -8,14 +8,10 @@ the file's plain SHA-256 from one buffer. That last hash goes in order, so leave
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable
 
 from p2pfs import errors, green
-from p2pfs.core.chunker import Cutter
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.layout import BalancedLayout, Link
-from p2pfs.node.buffers import BufferPool
 from p2pfs.node.ingest import Ingest
 
 LEAF_WAIT_S = 300.0
@@ -90,55 +86,3 @@ class FileIngest:
         link, blocks = self._layout.finish()
         self.ingest.place_branches(blocks)
         return link, self._sha256.hexdigest() if self._sha256 else None
-
-
-def add_descriptor(file: FileIngest, fd: int, paced: BufferPool) -> None:
-    """All leaves of an open regular file. Raises Refused when it changes meanwhile."""
-    ingest = file.ingest
-    before = os.fstat(fd)
-    if ingest.profile.is_fixed:
-        chunk_bytes = ingest.profile.chunk_bytes
-        for offset in range(0, max(before.st_size, 1), chunk_bytes):
-            ingest.check()
-            file.add(ingest.buffers.take(), min(chunk_bytes, before.st_size - offset), (fd, offset))
-    else:
-        position = 0
-
-        def read(view: memoryview) -> int:
-            nonlocal position
-            count = ingest.local.run(os.preadv, fd, [view], position)
-            position += count
-            return count
-
-        add_stream(file, read, paced)
-    file.wait()
-    after = os.fstat(fd)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise errors.Refused("the file was changed while it was read; store it again")
-
-
-def add_stream(file: FileIngest, read: Callable[[memoryview], int], paced: BufferPool) -> None:
-    """All leaves of a stream; `read` puts some bytes into a view and returns how many, 0 at the end.
-
-    What arrives gathers in a buffer of those whose pace a client sets; only a whole leaf takes one of ours.
-    """
-    ingest = file.ingest
-    cutter = Cutter(ingest.profile)
-    with paced.buffer() as view:
-        filled, is_end = 0, False
-        while not is_end or filled:
-            while not is_end and filled < cutter.window_bytes:
-                count = read(view[filled : cutter.window_bytes])
-                filled += count
-                is_end = count == 0
-            if not filled:
-                break
-            length = filled if ingest.profile.is_fixed else ingest.local.run(cutter.cut, view[:filled], is_end)
-            ingest.check()
-            leaf = ingest.buffers.take()
-            leaf[:length] = view[:length]
-            file.add(leaf, length)
-            view[: filled - length] = view[length:filled]
-            filled -= length
-    if not file.size:
-        file.add(ingest.buffers.take(), 0)

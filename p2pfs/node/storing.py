@@ -17,8 +17,9 @@ from p2pfs.core.profile import profile
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
 from p2pfs.node.buffers import SMALL, BufferPool
+from p2pfs.node.cutting import add_descriptor, add_stream
 from p2pfs.node.ingest import Folder, Ingest
-from p2pfs.node.leaves import FileIngest, add_descriptor, add_stream
+from p2pfs.node.leaves import FileIngest
 from p2pfs.node.progress import reporting
 from p2pfs.node.renewing import interval_s
 from p2pfs.node.securing import make_pins, renew, secure
@@ -159,7 +160,7 @@ class Tree:
         fd = self._session.take_descriptor()
         file = FileIngest(self._ingest, wants_sha256=not self._folders)
         try:
-            add_descriptor(file, fd, self._paced)
+            add_descriptor(file, fd)
         finally:
             file.settle()
             os.close(fd)

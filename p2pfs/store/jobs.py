@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from p2pfs import errors
+from p2pfs.core.chunker import Cutter
 from p2pfs.core.multihash import Multihash, multihash
 from p2pfs.store.base import BlockStore
 
@@ -66,6 +67,12 @@ def take_leaf_from(
     """Read a leaf from a file, then as `take_leaf`."""
     read_range(fd, offset, view)
     return take_leaf(store, view, hash_code, is_mine)
+
+
+def cuts_from(fd: int, offset: int, view: memoryview, cutter: Cutter, is_end: bool) -> list[int]:
+    """Fill the view from a file; the lengths of the leaves that begin there (`Cutter.cuts`)."""
+    read_range(fd, offset, view)
+    return cutter.cuts(view, is_end)
 
 
 def is_there(fd: int, offset: int, view: memoryview, block: Multihash) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 import random
 import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +22,17 @@ from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.profile import Profile
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
+from p2pfs.node.cutting import add_descriptor, add_stream
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.hello import Caller
 from p2pfs.node.ingest import Ingest
-from p2pfs.node.leaves import FileIngest, add_stream
+from p2pfs.node.leaves import FileIngest
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Peer, Peers
 from p2pfs.node.place import Placer
 from p2pfs.node.reading import Reader
 from p2pfs.store.memory import MemoryStore
+from tests.unit.dags import Blocks, add_file
 
 MIB = 1024 * 1024
 
@@ -196,9 +202,13 @@ def test_a_put_without_quorum_says_why(world: World) -> None:
         world.placer.put(cid, memoryview(data), 2, 2, remember_nothing)
 
 
-def ingest(world: World, **options: Any) -> Ingest:
+FIXED = Profile().with_chunk(1024)
+BY_CONTENT = Profile("fastcdc", 16 * 1024, 4096, 64 * 1024, max_links=8, is_fixed=False)
+
+
+def ingest(world: World, profile: Profile = FIXED) -> Ingest:
     """A store of small leaves."""
-    return Ingest(world.local, world.placer, world.buffers, Profile().with_chunk(1024), 2, 2, **options)
+    return Ingest(world.local, world.placer, world.buffers, profile, 2, 2)
 
 
 def feed(data: bytes) -> Any:
@@ -226,6 +236,41 @@ def test_a_stream_becomes_leaves_in_order_on_two_nodes_each(world: World, size: 
     assert link.size == size
     assert work.fewest_copies == 2
     work.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, 300_000, 2 * MIB, 5 * MIB + 1])
+def test_a_file_cut_by_content_is_the_same_one_by_one_by_descriptor_and_as_a_stream(
+    world: World, tmp_path: Path, size: int
+) -> None:
+    data = random.randbytes(size)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    expected = add_file([data], BY_CONTENT, Blocks(), keeps=False)
+    work = ingest(world, BY_CONTENT)
+    file, stream = FileIngest(work, wants_sha256=True), FileIngest(work, wants_sha256=True)
+    with path.open("rb") as opened:
+        add_descriptor(file, opened.fileno())
+    add_stream(stream, io.BytesIO(data).readinto, world.paced)
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert file.finish() == stream.finish() == (expected, sha256)
+    work.join()
+    assert world.buffers.in_use == world.paced.in_use == 0
+    work.close()
+
+
+def test_a_file_that_became_shorter_is_refused_and_its_buffers_are_given_back(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(5 * MIB))
+    work = ingest(world, BY_CONTENT)
+    file = FileIngest(work, wants_sha256=False)
+    with path.open("rb") as opened:
+        shorten = green.Group("shorten")
+        shorten.spawn("truncate", os.truncate, path, 3 * MIB)
+        with pytest.raises(errors.Refused, match="shorter"):
+            add_descriptor(file, opened.fileno())
+        file.settle()
+    work.close()
+    assert world.buffers.in_use == 0
 
 
 def test_a_store_that_fails_ends_soon_gives_every_buffer_back_and_takes_back_what_it_wrote(world: World) -> None:

@@ -67,7 +67,8 @@ def add_file(pieces: Iterable[bytes], profile: Profile, store: Blocks, keeps: bo
     layout = BalancedLayout(profile)
     buffer = bytearray()
 
-    def leaf(length: int) -> None:
+    def leaf(is_end: bool) -> None:
+        length = cutter.cuts(buffer[: cutter.window_bytes], is_end)[0]
         data = bytes(buffer[:length])
         del buffer[:length]
         cid = CID(RAW, multihash(profile.hash_code, data))
@@ -78,9 +79,9 @@ def add_file(pieces: Iterable[bytes], profile: Profile, store: Blocks, keeps: bo
     for piece in pieces:
         buffer += piece
         while len(buffer) >= cutter.window_bytes:
-            leaf(cutter.cut(buffer, False))
+            leaf(is_end=False)
     while buffer:
-        leaf(cutter.cut(buffer, True))
+        leaf(is_end=True)
     link, blocks = layout.finish()
     for block in blocks:
         store.put(block)

@@ -19,11 +19,11 @@ NOISE = random.Random(1).randbytes(200_000)
 
 
 def cuts(data: bytes, made: Profile) -> list[int]:
-    """Leaf lengths when the whole content is in one buffer."""
+    """Leaf lengths, cut one by one, each from a window that holds just what it needs: the definition."""
     cutter, pos, lengths = Cutter(made), 0, []
-    view = memoryview(data)
     while pos < len(data):
-        lengths.append(cutter.cut(view[pos:], True))
+        window = data[pos : pos + cutter.window_bytes]
+        lengths.append(cutter.cuts(window, pos + len(window) == len(data))[0])
         pos += lengths[-1]
     return lengths
 
@@ -46,11 +46,28 @@ def test_cuts_do_not_depend_on_how_the_bytes_arrive(size: int, steps: list[int])
             piece = data[pos : pos + steps[step % len(steps)]]
             buffer += piece
             pos, step = pos + len(piece), step + 1
-        lengths.append(cutter.cut(buffer, pos == size))
-        del buffer[: lengths[-1]]
+        found = cutter.cuts(buffer, pos == size)
+        assert found
+        lengths += found
+        del buffer[: sum(found)]
     assert lengths == cuts(data, SMALL_CDC)
     assert sum(lengths) == size
     assert all(SMALL_CDC.min_leaf_bytes <= length <= SMALL_CDC.max_leaf_bytes for length in lengths[:-1])
+
+
+FIXED = SMALL_CDC._replace(is_fixed=True).with_chunk(4096)
+
+
+@pytest.mark.parametrize("made", [FIXED, SMALL_CDC, SMALL_CDC._replace(max_leaf_bytes=4097)])
+@settings(max_examples=50)
+@given(st.data(), st.sampled_from([NOISE, bytes(len(NOISE)), NOISE[:3000] * 60]))
+def test_windows_of_any_length_give_the_same_cuts(made: Profile, data: st.DataObject, content: bytes) -> None:
+    content = content[: data.draw(st.integers(0, len(content)))]
+    cutter, lengths = Cutter(made), []
+    while (done := sum(lengths)) < len(content):
+        end = min(len(content), done + data.draw(st.integers(cutter.window_bytes, 60_000)))
+        lengths += cutter.cuts(memoryview(content)[done:end], end == len(content))
+    assert lengths == cuts(content, made)
 
 
 def test_an_insertion_moves_few_cuts() -> None:
@@ -75,8 +92,8 @@ def test_the_parameters_behind_the_chunker_name_are_pinned() -> None:
 
 def test_a_short_window_before_the_end_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="are needed"):
-        Cutter(SMALL_CDC).cut(b"x" * 100, False)
-    assert Cutter(SMALL_CDC).cut(b"", True) == 0
+        Cutter(SMALL_CDC).cuts(b"x" * 100, False)
+    assert Cutter(SMALL_CDC).cuts(b"", True) == []
 
 
 @pytest.mark.parametrize("chunker", CHUNKERS)
