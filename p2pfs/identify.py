@@ -7,9 +7,10 @@ in order. Memory is a few leaves, whatever the size.
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from types import TracebackType
@@ -29,9 +30,6 @@ AHEAD = THREADS + 2
 """Leaves in work at once."""
 SMALL_BYTES = 64 * 1024
 """A file up to this size is not worth a thread."""
-
-WINDOW_BYTES = 4 * 1024 * 1024
-"""What is searched at once for cuts by content."""
 
 Progress = Callable[[int], None]
 
@@ -113,8 +111,10 @@ class _Identifier:
                 return self.stream(lambda view: os.readv(fd, [view]))
             if size <= min(SMALL_BYTES, self._profile.min_leaf_bytes):
                 link = self._small(os.read(fd, size))
+            elif self._profile.is_fixed:
+                link = self._fixed(fd, size)
             else:
-                link = self._big(fd, size)
+                link = self.stream(lambda view: os.readv(fd, [view]))
             after = os.fstat(fd)
             if link.size != size or (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise errors.Refused(f"{show(path)} was changed while it was read")
@@ -126,37 +126,24 @@ class _Identifier:
         self._done(len(data))
         return Link(CID(RAW, multihash(self._profile.hash_code, data)), len(data), len(data))
 
-    def _big(self, fd: int, size: int) -> Link:
+    def _fixed(self, fd: int, size: int) -> Link:
         layout = BalancedLayout(self._profile)
         try:
-            for offset, length in self._ranges(fd, size):
+            for offset, length in fixed_cuts(size, self._profile.chunk_bytes):
                 self._submit(layout, length, partial(self._hash_range, fd, offset, length))
             self._drain(layout)
         finally:
             self._abandon()
         return layout.finish()[0]
 
-    def _ranges(self, fd: int, size: int) -> Iterator[tuple[int, int]]:
-        """(offset, length) of every leaf; where they are cut by content it is read once for that."""
-        if self._profile.is_fixed:
-            yield from fixed_cuts(size, self._profile.chunk_bytes)
-            return
-        cutter = Cutter(self._profile)
-        window = memoryview(bytearray(min(size, max(WINDOW_BYTES, cutter.window_bytes))))
-        offset = 0
-        while offset < size:
-            view = window[: size - offset]
-            _read_range(fd, offset, view)
-            for length in cutter.cuts(view, offset + len(view) == size):
-                yield offset, length
-                offset += length
-
     def stream(self, readinto: Callable[[memoryview], int | None]) -> Link:
         """A stream up to its end."""
         layout = BalancedLayout(self._profile)
         cutter = Cutter(self._profile)
-        view = memoryview(bytearray(cutter.window_bytes))
-        filled, is_end = 0, False
+        # Leaves are hashed where they were read. Each window begins at least one, so that those of the window which
+        # comes next in this circle were waited for: there are never more than AHEAD in work.
+        windows = itertools.cycle([memoryview(bytearray(2 * cutter.window_bytes)) for _ in range(AHEAD + 1)])
+        view, filled, is_end = next(windows), 0, False
         try:
             while True:
                 while not is_end and filled < len(view):
@@ -169,11 +156,12 @@ class _Identifier:
                     break
                 done = 0
                 for length in cutter.cuts(view[:filled], is_end):
-                    leaf = bytes(view[done : done + length])
+                    leaf = view[done : done + length]
                     self._submit(layout, length, partial(multihash, self._profile.hash_code, leaf))
                     done += length
-                view[: filled - done] = view[done:filled]
-                filled -= done
+                rest, view = view[done:filled], next(windows)
+                filled = len(rest)
+                view[:filled] = rest
             self._drain(layout)
         finally:
             self._abandon()
@@ -210,16 +198,12 @@ class _Identifier:
     def _hash_range(self, fd: int, offset: int, length: int) -> Multihash:
         """In a thread: read a leaf into the thread's own buffer, and hash it."""
         if not hasattr(self._buffers, "leaf"):
-            self._buffers.leaf = memoryview(bytearray(self._profile.max_leaf_bytes))
+            self._buffers.leaf = memoryview(bytearray(self._profile.chunk_bytes))
         view: memoryview = self._buffers.leaf[:length]
-        _read_range(fd, offset, view)
+        done = 0
+        while done < length:
+            count = os.preadv(fd, [view[done:]], offset + done)
+            if not count:
+                raise errors.Refused("a file became shorter while it was read")
+            done += count
         return multihash(self._profile.hash_code, view)
-
-
-def _read_range(fd: int, offset: int, view: memoryview) -> None:
-    done = 0
-    while done < len(view):
-        count = os.preadv(fd, [view[done:]], offset + done)
-        if not count:
-            raise errors.Refused("a file became shorter while it was read")
-        done += count

@@ -34,6 +34,7 @@ class Cutter:
     def __init__(self, profile: Profile) -> None:
         self.window_bytes = profile.max_leaf_bytes
         """What a buffer must hold, unless the content ends before."""
+        self._chunk_bytes = profile.chunk_bytes
         self._fastcdc = None
         if not profile.is_fixed:
             # Imported here: who cuts at fixed sizes, which is nearly everybody, does not pay for it.
@@ -61,6 +62,8 @@ class Cutter:
                 break
             lengths.append(length)
             left -= length
+            if left < self._chunk_bytes and not is_end:
+                break  # it would probably be searched in vain, and once more as part of the next window
         return lengths
 
     def _lengths(self, view: memoryview) -> Iterator[int]:
