@@ -9,10 +9,10 @@ BIN = .venv/bin
 READY = .venv/.ready
 SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli kit
 
-.PHONY: help venv demo test test-slow bench soak chaos kills lint format reference clean
+.PHONY: help venv demo test test-slow bench bench-dedup soak chaos kills lint format reference clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 $(READY): setup.cfg
 	@python="$(PYTHON)"; test -n "$$python" || { echo 'Python 3.11 or newer is needed; make PYTHON=/path/to/it' >&2; exit 1; }; \
@@ -33,6 +33,9 @@ test-slow: $(READY)  ## the slow tests
 
 bench: $(READY)  ## one table of figures, each beside a reference of this machine
 	$(BIN)/python -m kit.bench
+
+bench-dedup: $(READY)  ## stored bytes and time of version series, by chunker and beside restic and borg (docs/DEDUPLICATION.md)
+	$(BIN)/python -m kit.dedup $(ARGS)
 
 # ARGS: make chaos ARGS='--minutes=30 --seed=7'
 chaos: $(READY)  ## five nodes, users, and seeded faults; every promise checked (docs/CHAOS.md)

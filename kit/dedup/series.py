@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 MIB = 1024 * 1024
 PAGE = 4096
-VERSIONS = 8
+VERSIONS = 6
 """Of what is generated."""
 DOWNLOAD_S = 300.0
 

@@ -63,7 +63,7 @@ Options of all verbs:
 Options of some verbs:
   --name=NAME        the pin's name; without it the file's own. With several PATHs: not allowed
   --replicas=N       copies to keep, instead of the cluster's setting
-  --chunker=C        fixed-1MiB, fixed-256KiB or fastcdc-1MiB: how a file is cut into blocks
+  --chunker=C        fixed-1MiB, fixed-256KiB, fastcdc-1MiB or fastcdc-256KiB: how a file is cut into blocks
   --hash=H           sha2-256 or blake3: what blocks are named by
   --dry-run          say what would be stored, or collected, and change nothing
   --wait             wait for the end, show progress, tell what was done; Ctrl-C ends the waiting only

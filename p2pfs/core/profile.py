@@ -5,6 +5,7 @@
 | `fixed-1MiB` | 1 MiB | 1024 | its block would be over 256 KiB | `ipfs add -H`, profile unixfs-v1-2025 (Kubo >= 0.40) |
 | `fixed-256KiB` | 256 KiB | 174 | names and CIDs are over 256 KiB | `ipfs add -H --cid-version=1` without a profile |
 | `fastcdc-1MiB` | cut by content, see chunker.py | 1024 | as the first | nobody's; readable by all |
+| `fastcdc-256KiB` | the same, smaller | 1024 | as the first | nobody's; readable by all |
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _PROFILES = {
     "fixed-1MiB": Profile(),
     "fixed-256KiB": Profile("fixed-256KiB", max_links=174, counts_block_bytes=False).with_chunk(256 * 1024),
     "fastcdc-1MiB": Profile("fastcdc-1MiB", MIB, MIB // 4, 2 * MIB, is_fixed=False),
+    "fastcdc-256KiB": Profile("fastcdc-256KiB", MIB // 4, MIB // 16, MIB // 2, is_fixed=False),
 }
 CHUNKERS = tuple(_PROFILES)
 """What the option `chunker` takes; the first is the default."""

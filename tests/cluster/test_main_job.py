@@ -15,6 +15,7 @@ import pytest
 from kit.cluster import CLI, Cluster, wait_until
 from kit.demo import is_same_tree
 from p2pfs import CID
+from p2pfs.core.profile import CHUNKERS
 
 MIB = 1024 * 1024
 
@@ -106,7 +107,7 @@ def test_a_dry_run_stores_nothing_and_says_what_it_would(cluster: Cluster, big_f
     assert a.json("store", "--dry-run", str(big_file))[0]["new_bytes"] == 0
 
 
-@pytest.mark.parametrize("chunker", ["fixed-1MiB", "fixed-256KiB", "fastcdc-1MiB"])
+@pytest.mark.parametrize("chunker", CHUNKERS)
 @pytest.mark.parametrize("hash", ["sha2-256", "blake3"])
 def test_every_chunker_and_hash(cluster: Cluster, tmp_path: Path, big_file: Path, chunker: str, hash: str) -> None:
     a, b, _ = cluster

@@ -82,12 +82,20 @@ def test_an_insertion_moves_few_cuts() -> None:
     assert len(before - after) <= 3
 
 
-def test_the_parameters_behind_the_chunker_name_are_pinned() -> None:
-    # These lengths fix the CIDs of everything stored with fastcdc-1MiB: they may never change.
-    data = b"".join(hashlib.shake_128(b"p2pfs-cdc-%d" % block).digest(65536) for block in range(96))
-    assert cuts(data, profile("fastcdc-1MiB")) == [
+@pytest.mark.parametrize(("chunker", "cid", "lengths"), [
+    ("fastcdc-1MiB", "bafybeie4whvyqpaodxo2vdfgetyeusghvy6w4qujzbc6gxegt5ms2fleqy", [
         1343788, 1133810, 1534685, 276870, 810356, 997632, 194315,
-    ]
+    ]),
+    ("fastcdc-256KiB", "bafybeihqfh72rl7zmx3tnuoqlyk6vcgvh6wcxksg4rzvfns64sgvafdse4", [
+        315673, 497789, 226360, 303966, 290838, 410247, 371263, 311291, 279138, 135912, 346037, 523769, 74824, 202046,
+        524288, 286068, 524288, 473344, 194315,
+    ]),
+])
+def test_the_parameters_behind_the_chunker_names_are_pinned(chunker: str, cid: str, lengths: list[int]) -> None:
+    # These fix the CIDs of everything stored with these names: they may never change.
+    data = b"".join(hashlib.shake_128(b"p2pfs-cdc-%d" % block).digest(65536) for block in range(96))
+    assert cuts(data, profile(chunker)) == lengths
+    assert str(add_file([data], profile(chunker), Blocks()).cid) == cid
 
 
 def test_a_short_window_before_the_end_is_a_mistake() -> None:
