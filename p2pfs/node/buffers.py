@@ -20,7 +20,8 @@ from p2pfs import errors, green
 from p2pfs.core import wire
 
 SMALL = 64 * 1024
-"""Blocks up to this size need no buffer of a pool: they are ordinary bytes, counted elsewhere."""
+"""Blocks up to this size need no buffer of a pool: they are ordinary bytes, counted by a `Room`."""
+ROOM_S = 60.0
 
 
 class BufferPool:
@@ -93,3 +94,27 @@ class BufferPool:
     def in_use(self) -> int:
         """Buffers that somebody holds."""
         return self.count - self._available
+
+
+class Room:
+    """For so many things at once, which are so big together; one alone may be bigger."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self._count = count
+        self._size = size
+        self._most = size
+        self._left = green.Event()
+
+    def enter(self, size: int) -> None:
+        """Wait until there is room for one more, and take it. Whatever has some ends by a deadline of its own."""
+        while not self._count or size > self._size < self._most:
+            self._left.clear()
+            self._left.wait(ROOM_S)
+        self._count -= 1
+        self._size -= size
+
+    def leave(self, size: int) -> None:
+        """Give its room back."""
+        self._count += 1
+        self._size += size
+        self._left.set()

@@ -13,7 +13,7 @@ from p2pfs.core.cid import CID, DAG_PB, RAW
 from p2pfs.core.directory import Entry, build_directory, build_symlink
 from p2pfs.core.layout import Block, Link
 from p2pfs.core.profile import Profile
-from p2pfs.node.buffers import SMALL, BufferPool
+from p2pfs.node.buffers import SMALL, BufferPool, Room
 from p2pfs.node.local import LocalStore
 from p2pfs.node.place import Copies, Placer
 from p2pfs.node.progress import Work
@@ -22,7 +22,9 @@ from p2pfs.store.jobs import Taken
 
 REMEMBERED = 65536
 """How many new blocks a store remembers, to take them back if it fails for want of room (64 GiB of leaves)."""
-SMALL_AT_ONCE = 64
+SMALL_AT_ONCE = 256
+SMALL_BYTES_AT_ONCE = 4 * 1024 * 1024
+"""Small files and branches in work at once: so many, and so many bytes (or a single one)."""
 TAKE_BACK_WAIT_S = 60.0
 
 
@@ -51,7 +53,7 @@ class Ingest(Work):
         self.is_mine: Callable[[bytes], bool] = (lambda _: False) if is_dry else placer.is_mine(wanted)
         """Should this node hold a block?"""
         self._group = green.Group("ingest", self.fail)
-        self._small = green.Semaphore(SMALL_AT_ONCE)
+        self._small = Room(SMALL_AT_ONCE, SMALL_BYTES_AT_ONCE)
         self._written: dict[str, list[tuple[CID, int]]] = {}
         self._is_kept = False
         self._renewal = placer.renewal(wanted, renew_s, self.fail)
@@ -117,14 +119,14 @@ class Ingest(Work):
     def place_branches(self, blocks: list[Block]) -> None:
         """Put branches, each in a greenlet of its own."""
         for block in blocks:
-            self._small.acquire()
-            self.spawn(f"branch-{block.cid}", self._place_branch, block)
+            self._small.enter(len(block.data))
+            self.spawn("branch", self._place_branch, block)
 
     def _place_branch(self, block: Block) -> None:
         try:
             self.place(block.cid, memoryview(block.data))
         finally:
-            self._small.release()
+            self._small.leave(len(block.data))
 
     # --- directories, links --------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class Ingest(Work):
         """A file of one leaf of at most SMALL bytes; `done` gets its link, later."""
         self.check()
         assert len(data) <= min(SMALL, self.profile.min_leaf_bytes)
-        self._small.acquire()
+        self._small.enter(len(data))
         self.spawn("small-file", self._small_file, data, done)
 
     def _small_file(self, data: bytes, done: Callable[[Link], None]) -> None:
@@ -144,7 +146,7 @@ class Ingest(Work):
             self.bytes += len(data)
             done(Link(cid, len(data), len(data)))
         finally:
-            self._small.release()
+            self._small.leave(len(data))
 
     def directory(self, entries: list[Entry]) -> Link:
         """A directory whose entries are all there."""

@@ -6,12 +6,22 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from p2pfs import errors, green, metrics
-from p2pfs.core.multihash import Multihash
-from p2pfs.store.base import BlockStore, Usage
+from p2pfs.core.multihash import Multihash, multihash
+from p2pfs.node.batcher import Batcher
+from p2pfs.node.buffers import SMALL
+from p2pfs.store.base import BlockStore, Outcome, Usage
 from p2pfs.store.jobs import Taken, take_leaf, take_leaf_from
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Block = tuple[Multihash, memoryview]
+
+SMALL_BATCH = 64
+"""Small blocks that are written by one job: so many files are open at once."""
+SMALL_AT_ONCE = 4
+"""Such jobs at once. While some wait for the disk, others hash, and more gather for the next."""
+DISK_S = 300.0
+"""Until a disk that hangs is given up."""
 
 
 class LocalStore:
@@ -22,6 +32,10 @@ class LocalStore:
         self.on_corrupt: Callable[[Multihash], None] | None = None
         """Called on the hub, without waiting for anything, when a read found a bad copy: to have it fetched again."""
         self._disk = green.NativePool("disk", threads)
+        self._group = green.Group("local")
+        self._small_puts: Batcher[Block, int | None] = Batcher(
+            self._group, "put", self.put_many, SMALL_BATCH, SMALL_AT_ONCE
+        )
 
     def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Any other job on the disk's threads."""
@@ -39,15 +53,36 @@ class LocalStore:
 
     def put(self, block: Multihash, data: memoryview, is_verified: bool = False) -> int | None:
         """Make the block durable; its age token when it is new, None when it was here. Raises NoSpace, Corrupt."""
+        if len(data) <= SMALL:
+            return self._small_puts.ask((block, memoryview(bytes(data))), DISK_S)
         token = self._disk.run(self.store.put, block, data, is_verified)
         _count(token, len(data))
         return token
 
+    def put_many(self, blocks: Sequence[Block]) -> list[Outcome]:
+        """As `put`, for several small blocks: one job; what became of each."""
+        outcomes = self._disk.run(self.store.put_many, blocks)
+        for (_, data), outcome in zip(blocks, outcomes, strict=True):
+            if isinstance(outcome, int):
+                _count(outcome, len(data))
+        return outcomes
+
     def take(self, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]) -> Taken:
-        """Hash a leaf that is in memory and keep it if it is ours: one job."""
+        """Hash a leaf that is in memory and keep it if it is ours: one job, or part of one."""
+        if len(view) <= SMALL:
+            return self._take_small(view, hash_code, is_mine)
         taken = self._disk.run(take_leaf, self.store, view, hash_code, is_mine)
         _count(taken.token, len(view))
         return taken
+
+    def _take_small(self, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]) -> Taken:
+        block = multihash(hash_code, view)  # microseconds: less than a job
+        if not is_mine(block):
+            return Taken(block, False, None, None)
+        try:
+            return Taken(block, True, self.put(block, view, is_verified=True), None)
+        except errors.NoSpace as refusal:
+            return Taken(block, False, None, refusal)
 
     def take_from(
         self, fd: int, offset: int, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]
@@ -71,6 +106,7 @@ class LocalStore:
 
     def close(self) -> None:
         """End the threads."""
+        self._group.close()
         self._disk.close()
 
 

@@ -16,6 +16,7 @@ from p2pfs import errors, green, metrics
 from p2pfs.core.cid import CID
 from p2pfs.core.membership import Member
 from p2pfs.net.connection import Connection, connect
+from p2pfs.node.batcher import Batcher
 from p2pfs.node.hello import Caller, Hello, hello
 from p2pfs.node.lanes import Lane
 
@@ -35,6 +36,8 @@ TROUBLE_S = 60.0
 LOST_MOST = 3
 """A member that in so many races running did not send its block before another one did, hangs."""
 HAVE_BATCH = 1024
+ASK_S = 60.0
+"""Until a question that waits for its turn is given up."""
 
 
 class Peer:
@@ -44,12 +47,12 @@ class Peer:
         self, member: Member, caller: Caller, context: Callable[[], ssl.SSLContext], group: green.Group
     ) -> None:
         self.member = member
-        self._group = group
         self._caller = caller
         self._context = context
         self._lanes = {name: Lane(self._open, size) for name, size in LANES.items()}
-        self._asking: list[tuple[CID, green.Event, list[bool | errors.P2pfsError]]] = []
-        self._is_asking = False
+        self._renewals: Batcher[CID, bool] = Batcher(
+            group, f"have-{member.name}", lambda cids: self.have("renew", cids), HAVE_BATCH
+        )
         self.answer_s = 0.01
         """Moving average of the time that a block takes."""
         self.in_flight = 0
@@ -182,34 +185,7 @@ class Peer:
 
     def has_renewed(self, cid: CID) -> bool:
         """Is that block there? If so, it is made young. Questions that wait for an answer travel together."""
-        box: list[bool | errors.P2pfsError] = []
-        done = green.Event()
-        self._asking.append((cid, done, box))
-        if not self._is_asking:
-            self._is_asking = True
-            self._group.spawn(f"have-{self.member.name}", self._ask)
-        done.wait(60.0)
-        if not box:
-            raise errors.DeadlinePassed(f"{self.member.name} did not say whether it has {cid}")
-        if isinstance(box[0], errors.P2pfsError):
-            raise box[0]
-        return box[0]
-
-    def _ask(self) -> None:
-        # While one HAVE is on its way the next batch gathers: batches grow with the load, and nobody waits for one.
-        try:
-            while self._asking:
-                batch, self._asking = self._asking[:HAVE_BATCH], self._asking[HAVE_BATCH:]
-                answers: list[bool | errors.P2pfsError]
-                try:
-                    answers = [*self.have("renew", [cid for cid, _, _ in batch])]
-                except errors.P2pfsError as error:
-                    answers = [error] * len(batch)
-                for (_, done, box), answer in zip(batch, answers, strict=True):
-                    box.append(answer)
-                    done.set()
-        finally:
-            self._is_asking = False
+        return self._renewals.ask(cid, ASK_S)
 
     def sever(self) -> None:
         """Close every connection: who waits for this peer waits no longer."""

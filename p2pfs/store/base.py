@@ -9,7 +9,7 @@ a caller spends one thread job on it. Buffers belong to the caller and are not k
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from p2pfs import errors
@@ -33,6 +33,10 @@ class Seen(NamedTuple):
     token: int
     """Nanoseconds since 1970 by the clock of `store.ages`, of when it was put or renewed last. What `put` returns and
     `discard` takes: as long as a block has this token, nobody renewed it."""
+
+
+Outcome = int | errors.P2pfsError | None
+"""What `put` would return or raise."""
 
 
 class BlockStore(Protocol):
@@ -72,6 +76,12 @@ class BlockStore(Protocol):
         else leaves it, and the store hashes. Nothing is left behind by a failure. Raises TooBig over 2 MiB,
         Corrupt when `data` does not have that hash, NoSpace when a limit or the disk leaves no room or
         refuses writes.
+        """
+
+    def put_many(self, blocks: Sequence[tuple[Multihash, memoryview]], is_verified: bool = False) -> list[Outcome]:
+        """`put` for several small blocks, which wait for the disk together; what became of each.
+
+        One that fails does not keep the others from being durable when this returns. One that comes twice is new once.
         """
 
     def discard(self, block: Multihash, token: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable, Sequence
 
 from p2pfs.store.ages import stamp_ns
 from p2pfs.store.files import sync_folder, write_all
@@ -58,30 +59,102 @@ def read(fd: int, into: memoryview) -> int | None:
     return length
 
 
-def write(path: str, temp: str, data: memoryview) -> int:
-    """A new file, read-only and durable; its age token. An error leaves nothing."""
-    folder = os.path.dirname(path)
-    where = temp
-    try:
-        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
+class NewFile:
+    """A read-only file on its way to its name; each step may raise OSError (see `write_files`)."""
+
+    def __init__(self, path: str, temp: str, data: memoryview) -> None:
+        self.path = path
+        self.folder = os.path.dirname(path)
+        self.size = len(data)
+        self.error: OSError | None = None
+        self.token = 0
+        """Its age token, once it was synced."""
+        self._where = temp
+        self._data = data
+        self._fd = -1
+
+    def write(self) -> None:
+        """Its bytes, under the temporary name."""
+        self._fd = os.open(self._where, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
+        write_all(self._fd, self._data)
+        now = stamp_ns()
+        os.utime(self._fd, ns=(now, now))
+
+    def hurry(self) -> None:
+        """Have the kernel begin to write it: what the journal has to know of it is then part of the next commit."""
+        with contextlib.suppress(OSError):  # an advice
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Wait until its bytes are on the disk."""
+        os.fdatasync(self._fd)
+        self.token = token(os.fstat(self._fd).st_mtime_ns)
+        self._close()
+
+    def rename(self) -> None:
+        """Its final name, which is not durable yet."""
         try:
-            write_all(fd, data)
-            now = stamp_ns()
-            os.utime(fd, ns=(now, now))
-            os.fdatasync(fd)
-            age = token(os.fstat(fd).st_mtime_ns)
-        finally:
-            os.close(fd)
-        try:
-            os.rename(temp, path)
+            os.rename(self._where, self.path)
         except FileNotFoundError:  # somebody removed the folder of the shard
-            make_folder(folder)
-            sync_folder(os.path.dirname(folder))
-            os.rename(temp, path)
-        where = path
-        sync_folder(folder)
-        return age
-    except BaseException:
+            make_folder(self.folder)
+            sync_folder(os.path.dirname(self.folder))
+            os.rename(self._where, self.path)
+        self._where = self.path
+
+    def fail(self, error: OSError) -> None:
+        """It could not be made."""
+        self.error = error
+        self.undo()
+
+    def undo(self) -> None:
+        """Leave nothing of it."""
         with contextlib.suppress(OSError):
-            os.unlink(where)
+            self._close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._where)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def write_files(files: Sequence[NewFile]) -> None:
+    """Make files durable, or set the `error` of those that could not be made; nothing is left of these.
+
+    Each step is taken by all of them before the next: the commit of the file system's journal that the first one waits
+    for carries what the others need, and a folder that got several names is synced once.
+    """
+    try:
+        _step(files, NewFile.write)
+        if len(files) > 1:
+            _step(files, NewFile.hurry)
+        _step(files, NewFile.sync)
+        _step(files, NewFile.rename)
+        folders: dict[str, list[NewFile]] = {}
+        for file in files:
+            if file.error is None:
+                folders.setdefault(file.folder, []).append(file)
+        for folder, named in folders.items():
+            _sync_names(folder, named)
+    except BaseException:
+        for file in files:
+            file.undo()
         raise
+
+
+def _step(files: Sequence[NewFile], step: Callable[[NewFile], None]) -> None:
+    for file in files:
+        if file.error is None:
+            try:
+                step(file)
+            except OSError as error:
+                file.fail(error)
+
+
+def _sync_names(folder: str, files: list[NewFile]) -> None:
+    try:
+        sync_folder(folder)
+    except OSError as error:
+        for file in files:
+            file.fail(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from p2pfs.core.multihash import Multihash, shard_of
 from p2pfs.store.layout import SHARDS
@@ -37,6 +37,15 @@ class Changes:
             self._marks[shard] = object()
             del self._in_work[block]
             mine.release()
+
+    @contextlib.contextmanager
+    def of_all(self, blocks: Iterable[Multihash]) -> Iterator[None]:
+        """Be the only thread that changes any of these blocks."""
+        with contextlib.ExitStack() as stack:
+            # In order: two threads that want the same blocks never wait for each other in a circle.
+            for block in sorted(set(blocks)):
+                stack.enter_context(self.of(block))
+            yield
 
     def mark(self, shard: int) -> object:
         """Stands for the state of a shard until the next beginning or end of a change in it."""

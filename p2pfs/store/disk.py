@@ -1,8 +1,8 @@
 """Blocks as files (see `layout` for where they lie).
 
 Durability follows the order write, fsync of the file, rename, fsync of the folder; a block counts after the
-last of them. A crash leaves at most a file in `temp`, which the next start removes. Nothing is cached: what
-`ls` shows is what there is.
+last of them. Small blocks take these steps together (`put_many`). A crash leaves files in `temp` at most, which the
+next start removes. Nothing is cached: what `ls` shows is what there is.
 
 All changes to one block are made by one thread at a time (`changes`); other blocks do not wait for it.
 """
@@ -14,15 +14,15 @@ import itertools
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from p2pfs import errors
 from p2pfs.core.multihash import Multihash, matches, shard_of
 from p2pfs.core.wire import MAX_BLOCK
 from p2pfs.store import blockfile, layout, quarantine
-from p2pfs.store.base import Seen, Usage, check_block, check_buffer
-from p2pfs.store.blockfile import ABSENT
+from p2pfs.store.base import Outcome, Seen, Usage, check_block, check_buffer
+from p2pfs.store.blockfile import ABSENT, NewFile
 from p2pfs.store.changes import Changes
 from p2pfs.store.files import disk_error, sync_folder
 from p2pfs.store.space import Space
@@ -170,28 +170,74 @@ class DiskStore:
 
     def put(self, block: Multihash, data: memoryview, is_verified: bool = False) -> int | None:
         """See `BlockStore.put`."""
-        path, size = self._path(block), len(data)
-        check_block(block, data, is_verified)
+        (outcome,) = self.put_many([(block, data)], is_verified)
+        if isinstance(outcome, errors.P2pfsError):
+            raise outcome
+        return outcome
+
+    def put_many(self, blocks: Sequence[tuple[Multihash, memoryview]], is_verified: bool = False) -> list[Outcome]:
+        """See `BlockStore.put_many`."""
         if self._space.needs_count:
             self._count_first()
+        outcomes: list[Outcome] = [self._refusal(block, data, is_verified) for block, data in blocks]
+        left = [number for number, refusal in enumerate(outcomes) if refusal is None]
+        while left:
+            # What comes twice comes for two: the second finds it here, and renews it, so that neither takes it back
+            # from the other.
+            now = {blocks[number][0]: number for number in reversed(left)}
+            with self._changes.of_all(now):
+                written = self._write_absent({block: blocks[number][1] for block, number in now.items()})
+            for block, number in now.items():
+                outcomes[number] = written[block]
+            left = [number for number in left if now[blocks[number][0]] != number]
+        return outcomes
+
+    def _refusal(self, block: Multihash, data: memoryview, is_verified: bool) -> errors.P2pfsError | None:
         try:
-            with self._changes.of(block) as shard:
-                if self._is_whole(path, shard, size):
-                    return None
-                self._space.reserve(size)
-                try:
-                    token = self._write(path, data)
-                except BaseException:
-                    self._space.release(size)
-                    raise
-                self._space.keep(shard, size)
-                return token
+            self._path(block)
+            check_block(block, data, is_verified)
+        except errors.P2pfsError as error:
+            return error
+        return None
+
+    def _write_absent(self, blocks: dict[Multihash, memoryview]) -> dict[Multihash, Outcome]:
+        """Write those of these blocks that are not here. Only within a change of all of them."""
+        outcomes: dict[Multihash, Outcome] = {}
+        files: dict[Multihash, NewFile] = {}
+        try:
+            for block, data in blocks.items():
+                outcome = self._new_file(block, data)
+                if isinstance(outcome, NewFile):
+                    files[block] = outcome
+                else:
+                    outcomes[block] = outcome
+            blockfile.write_files(list(files.values()))
+            for block in list(files):
+                outcomes[block] = self._settle(block, files.pop(block))
+            return outcomes
+        finally:
+            for file in files.values():
+                self._space.release(file.size)
+
+    def _new_file(self, block: Multihash, data: memoryview) -> NewFile | errors.NoSpace | None:
+        """The file to write, with room reserved for it; None when the block is here, and young now."""
+        path = self._path(block)
+        try:
+            if self._is_whole(path, shard_of(block), len(data)):
+                return None
+            self._space.reserve(len(data))
+        except errors.NoSpace as refusal:
+            return refusal
         except OSError as error:
-            # Whatever the reason is, this disk takes no block now, and the writer has to find another.
-            raise errors.NoSpace(
-                f"cannot write block {path}: {error.strerror}; look at the disk, its permissions and the "
-                "kernel's log"
-            ) from error
+            return _cannot_write(path, error)
+        return NewFile(path, f"{self._temp}/{os.path.basename(path)[0]}/{next(self._numbers)}", data)
+
+    def _settle(self, block: Multihash, file: NewFile) -> int | errors.NoSpace:
+        if file.error is None:
+            self._space.keep(shard_of(block), file.size)
+            return file.token
+        self._space.release(file.size)
+        return _cannot_write(file.path, file.error)
 
     def _is_whole(self, path: str, shard: int, size: int) -> bool:
         """Renew the block if it is here. What is in its place and cannot be it goes to quarantine."""
@@ -204,10 +250,6 @@ class DiskStore:
             return True
         self._move_to_quarantine(path, shard)
         return False
-
-    def _write(self, path: str, data: memoryview) -> int:
-        first_digit = os.path.basename(path)[0]
-        return blockfile.write(path, f"{self._temp}/{first_digit}/{next(self._numbers)}", data)
 
     def discard(self, block: Multihash, token: int) -> bool:
         """See `BlockStore.discard`."""
@@ -321,6 +363,13 @@ def _look(path: str) -> os.stat_result | None:
         return blockfile.look(path)
     except OSError as error:
         raise disk_error(f"cannot look at {path}", error) from error
+
+
+def _cannot_write(path: str, error: OSError) -> errors.NoSpace:
+    # Whatever the reason is, this disk takes no block now, and the writer has to find another.
+    return errors.NoSpace(
+        f"cannot write block {path}: {error.strerror}; look at the disk, its permissions and the kernel's log"
+    )
 
 
 def _not_found(block: Multihash) -> errors.NotFound:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from p2pfs import errors
 from p2pfs.core.multihash import Multihash, digest_of, matches, shard_of
 from p2pfs.store.ages import stamp_ns
-from p2pfs.store.base import Seen, Usage, check_block, check_buffer
+from p2pfs.store.base import Outcome, Seen, Usage, check_block, check_buffer
 from p2pfs.store.layout import block_name
 
 
@@ -89,6 +89,16 @@ class MemoryStore:
             self._blocks[block] = bytes(data), token
             self._bytes += len(data)
             return token
+
+    def put_many(self, blocks: Sequence[tuple[Multihash, memoryview]], is_verified: bool = False) -> list[Outcome]:
+        """See `BlockStore.put_many`."""
+        outcomes: list[Outcome] = []
+        for block, data in blocks:
+            try:
+                outcomes.append(self.put(block, data, is_verified))
+            except errors.P2pfsError as error:
+                outcomes.append(error)
+        return outcomes
 
     def discard(self, block: Multihash, token: int) -> bool:
         """See `BlockStore.discard`."""

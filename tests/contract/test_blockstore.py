@@ -122,6 +122,23 @@ def test_put_refuses_more_than_2_mib(store: BlockStore) -> None:
     assert not store.has(block)
 
 
+def test_of_many_each_has_the_fate_that_it_would_have_alone(open_store: Open) -> None:
+    store = open_store(max_size=20)
+    here, new, big, last = named(b"here"), named(b"twelve bytes"), named(b"too much now"), named(b"last")
+    store.put(*here)
+    wrong, nameless = (here[0], memoryview(b"hare")), (b"\x11\x14" + bytes(20), memoryview(b"ab"))
+    outcomes = store.put_many([here, new, wrong, big, new, nameless, last])
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None), int, errors.Corrupt, errors.NoSpace, type(None), errors.BadCid, int,
+    ]
+    assert store.usage() == (3, 20, True) == store.recount()
+    for block, data in (here, new, last):
+        assert store.has(block) and BUFFER[: store.read(block, BUFFER)] == data
+    assert isinstance(outcomes[1], int) and store.discard(new[0], outcomes[1]) is False, "it was renewed as the fifth"
+    assert isinstance(outcomes[6], int) and store.discard(last[0], outcomes[6])
+    assert store.put_many([]) == []
+
+
 def test_read_refuses_a_buffer_that_a_block_may_not_fit_in(store: BlockStore) -> None:
     block, data = named(b"small")
     store.put(block, data)
@@ -335,6 +352,21 @@ def test_many_threads_put_one_block(store: BlockStore) -> None:
     assert store.usage() == store.recount()
 
 
+def test_many_threads_put_the_same_blocks_in_any_order(store: BlockStore) -> None:
+    blocks = [named(b"%d" % number * 100) for number in range(12)]
+    outcomes: list[object] = []
+
+    def run(number: int) -> None:
+        for turn in range(4):
+            at = (5 * number + turn) % len(blocks)
+            mine = blocks[at:] + blocks[:at]
+            outcomes.extend(store.put_many(mine[::-1] if number % 2 else mine))
+
+    in_threads(4, run)
+    assert sum(outcome is not None for outcome in outcomes) == len(blocks)
+    assert store.usage() == (12, sum(len(data) for _, data in blocks), True) == store.recount()
+
+
 def test_limits_hold_against_many_threads(open_store: Open) -> None:
     store = open_store(max_size=100_000)
     refused = []
@@ -417,6 +449,17 @@ class Model(RuleBasedStateMachine):
         self.renewed(block)
         if token is not None:
             self.tokens[block] = token
+
+    @rule(several=st.lists(DATA, max_size=4))
+    def put_many(self, several: list[bytes]) -> None:
+        outcomes = self.store.put_many([named(data) for data in several])
+        for data, outcome in zip(several, outcomes, strict=True):
+            block, _ = named(data)
+            assert (outcome is None) == (block in self.model)
+            self.renewed(block)
+            self.model[block] = data
+            if isinstance(outcome, int) and several.count(data) == 1:
+                self.tokens[block] = outcome
 
     def renewed(self, block: bytes) -> None:
         if block in self.tokens:

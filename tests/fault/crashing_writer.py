@@ -19,10 +19,12 @@ def main(folder: str, seed: int) -> None:
     def put_for_ever(number: int) -> None:
         chance = random.Random(seed * 100 + number)
         while True:
-            data = memoryview(chance.randbytes(chance.choice((1, 100, 4096, 100_000, 1_000_000))))
-            block = multihash(SHA2_256, data)
-            store.put(block, data)
-            os.write(1, block.hex().encode("ascii") + b"\n")  # one write: lines of threads do not mix
+            count, most = chance.choice(((1, 1_000_000), (1, 4096), (10, 4096)))
+            several = [memoryview(chance.randbytes(chance.randrange(1, most))) for _ in range(count)]
+            blocks = [(multihash(SHA2_256, data), data) for data in several]
+            store.put_many(blocks)
+            # One write: lines of threads do not mix.
+            os.write(1, b"".join(block.hex().encode("ascii") + b"\n" for block, _ in blocks))
 
     threads = [threading.Thread(target=put_for_ever, args=(number,)) for number in range(4)]
     for thread in threads:

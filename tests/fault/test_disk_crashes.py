@@ -79,6 +79,40 @@ def in_child(run: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+@pytest.mark.parametrize("step", ["write", "fdatasync", "close", "rename", "fsync"])
+@pytest.mark.parametrize("call", [1, 3, 5])
+def test_a_crash_in_a_batch_leaves_whole_blocks_only(tmp_path: Path, step: str, call: int) -> None:
+    store = DiskStore(tmp_path)
+    several = [memoryview(b"one of five blocks: %d" % number * 50) for number in range(5)]
+    blocks = [(multihash(SHA2_256, data), data) for data in several]
+
+    def die_at_step() -> None:
+        real: Callable[..., Any] = getattr(os, step)
+        left = call
+
+        def die(*args: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if not left:
+                if step == "write":
+                    real(args[0], args[1][:100])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **options)
+
+        setattr(os, step, die)
+        store.put_many(blocks)
+
+    assert in_child(die_at_step) == -signal.SIGKILL
+    again = DiskStore(tmp_path)
+    assert temp_files(tmp_path) == []
+    there = [block for block, _ in blocks if again.has(block)]
+    assert len(there) == (5 if step == "fsync" else call - 1 if step == "rename" else 0)
+    assert again.recount().blocks == len(there) and again.quarantined() == 0
+    for block in there:
+        again.read(block, BUFFER)
+    assert sum(outcome is None for outcome in again.put_many(blocks)) == len(there)
+
+
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", ["open", "write", "fdatasync", "close", "rename", "fsync"])
 def test_a_crash_at_each_step_leaves_all_or_nothing(tmp_path: Path, step: str, is_after: bool) -> None:
@@ -136,6 +170,50 @@ def test_a_block_counts_only_after_its_folder_was_synced(
     assert store.has(BLOCK) and store.usage() == (1, len(DATA), True)
 
 
+def trace_of(tmp_path: Path, program: str) -> str:
+    """The system calls of a Python program between its outputs "begins" and "returned"."""
+    strace = shutil.which("strace")
+    if not strace:
+        pytest.skip("strace is not installed")
+    trace, folder = tmp_path / "trace", tmp_path / "data"
+    folder.mkdir()
+    options = ["-f", "-y", "-s", "20", "-o", str(trace), "-e", "trace=desc,file"]
+    command = [strace, *options, sys.executable, "-c", program]
+    done = subprocess.run(
+        [*command, str(folder)], capture_output=True, text=True, timeout=60, check=False, env=CHILD_ENV
+    )
+    if "ptrace" in done.stderr:
+        pytest.skip(f"strace may not trace here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    text = trace.read_text()
+    return text[text.index('"begins"') : text.index('"returned"')]
+
+
+SOME_PUTS = """
+import os, sys
+from p2pfs.core.multihash import SHA2_256, multihash
+from p2pfs.store.disk import DiskStore
+store = DiskStore(sys.argv[1])
+several = [memoryview(b"traced %d" % number) for number in range(5)]
+blocks = [(multihash(SHA2_256, data), data) for data in several]
+os.write(1, b"begins")
+store.put_many(blocks)
+os.write(1, b"returned")
+"""
+
+
+def test_each_block_of_a_batch_takes_the_durable_order(tmp_path: Path) -> None:
+    calls = trace_of(tmp_path, SOME_PUTS)
+    for number in range(5):
+        written = re.search(rf"write\(\d+<(\S*/temp/\w/\d+)>, \"traced {number}\", 8\) += 8", calls)
+        assert written
+        temp = re.escape(written[1])
+        synced = re.search(rf"(fdatasync|fsync)\(\d+<{temp}>\) += 0", calls)
+        named = re.search(rf"rename\(\"{temp}\", \"(\S*/blocks/\w{{3}})/\w{{64}}\"\) += 0", calls)
+        assert synced and named and written.end() < synced.start() and synced.end() < named.start()
+        assert re.compile(rf"fsync\(\d+<{named[1]}>\) += 0").search(calls, named.end())
+
+
 ONE_PUT = """
 import os, sys
 from p2pfs.core.multihash import SHA2_256, multihash
@@ -149,21 +227,7 @@ os.write(1, b"returned")
 
 
 def test_the_system_calls_come_in_the_durable_order(tmp_path: Path) -> None:
-    strace = shutil.which("strace")
-    if not strace:
-        pytest.skip("strace is not installed")
-    trace, folder = tmp_path / "trace", tmp_path / "data"
-    folder.mkdir()
-    options = ["-f", "-y", "-s", "20", "-o", str(trace), "-e", "trace=desc,file"]
-    command = [strace, *options, sys.executable, "-c", ONE_PUT]
-    done = subprocess.run(
-        [*command, str(folder)], capture_output=True, text=True, timeout=60, check=False, env=CHILD_ENV
-    )
-    if "ptrace" in done.stderr:
-        pytest.skip(f"strace may not trace here: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stderr
-    text = trace.read_text()
-    calls = text[text.index('"begins"') : text.index('"returned"')]
+    calls = trace_of(tmp_path, ONE_PUT)
     temp, shard = r"\S*/temp/\w/\d+", r"\S*/blocks/\w{3}"
     order = [
         rf"openat\(.*{temp}\", O_WRONLY\|O_CREAT\|O_EXCL\S*, 0440\)",

@@ -224,6 +224,34 @@ def test_a_put_that_fails_leaves_nothing(
     assert store.put(block, data)
 
 
+@pytest.mark.parametrize("step", ["write", "fdatasync", "fstat", "rename", "fsync"])
+def test_in_a_batch_only_what_failed_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    store = DiskStore(tmp_path)
+    blocks = [(multihash(SHA2_256, data), data) for data in (memoryview(b"batched %d" % number) for number in range(6))]
+    assert len({block[:3] for block, _ in blocks}) > 1, "in folders of their own"
+    real: Callable[..., Any] = getattr(os, step)
+    calls = 0
+
+    def fail_twice(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 5):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        if step == "fsync":  # of the folders; those that are made on the way sync their parent with it
+            for block, _ in blocks:
+                (tmp_path / "blocks" / block[2:].hex()[:3]).mkdir(exist_ok=True)
+        patch.setattr(os, step, fail_twice)
+        outcomes = store.put_many(blocks)
+    kept = [block for (block, _), outcome in zip(blocks, outcomes, strict=True) if isinstance(outcome, int)]
+    assert len(kept) == 4 and sum(isinstance(outcome, errors.NoSpace) for outcome in outcomes) == 2
+    assert [block for block, _ in blocks if store.has(block)] == kept
+    assert not files_below(tmp_path / "temp") and store.usage() == store.recount() and store.usage().blocks == 4
+    assert [outcome is None for outcome in store.put_many(blocks)] == [block in kept for block, _ in blocks]
+
+
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
