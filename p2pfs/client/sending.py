@@ -1,6 +1,6 @@
 """STORE and IMPORT from the client's side: records go out while progress, or an early refusal, comes in.
 
-Nothing here waits for only one of the two directions for long, so neither end can block the other: before each record
+Nothing here waits for only one of the two directions for long, so neither end can block the other: before each sending
 the answers that are there are read, and while a pipe has nothing to give the connection is watched as well.
 """
 
@@ -30,8 +30,10 @@ from p2pfs.tree import Event, open_file, scan
 
 ALIVE_S = 15.0
 """A source that is silent for so long makes us send a sign of life; the node gives up after 60 s without one."""
-SMALL_BYTES = 64 * 1024
-"""Files of a directory up to this size travel in line: cheaper than passing and opening a descriptor for each."""
+SMALL_BYTES = wire.MAX_SMALL
+"""Files of a directory up to this size travel as records: cheaper than passing and opening a descriptor for each."""
+GATHER_BYTES = 64 * 1024
+"""So many bytes of small records leave at once."""
 
 OnProgress = Callable[[Progress], None]
 
@@ -52,14 +54,31 @@ class Outgoing:
         self._progress = progress
         given = {key: value for key, value in options.items() if value is not None}
         self._clock = clock
+        self._gathered = bytearray()
         self._answer = connection.stream(verb, body=wire.dump_json(given))
         self._sent_s = clock()
 
     def record(self, name: str, *args: Any, body: bytes | memoryview | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send a record. Raises what the node answered, when it gave up already."""
+        self.flush()
+        self._send(lambda: self._connection.send_record(name, *args, body=body, fds=fds))
+
+    def gather(self, name: str, *args: Any, body: bytes | None = None) -> None:
+        """Send a small record, together with others of its kind or before the next of another."""
+        self._gathered += wire.format_record(name, *args, body=body)
+        if len(self._gathered) >= GATHER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        if self._gathered:
+            lines, self._gathered = bytes(self._gathered), bytearray()
+            self._send(lambda: self._connection.send_records(lines))
+
+    def _send(self, send: Callable[[], None]) -> None:
         self._hear()
         try:
-            self._connection.send_record(name, *args, body=body, fds=fds)
+            send()
         except errors.Unreachable:
             # The node closes when it refuses in the middle; its reason came before that and can still be read.
             if (refusal := self._answer.last_words()) is not None:
@@ -99,6 +118,7 @@ class Outgoing:
 
     def end(self) -> dict[str, Any]:
         """After the last record: the node's answer."""
+        self.flush()
         for part in self._answer:
             self._heard(part)
         return wire.parse_json(self._answer.result, dict)
@@ -166,13 +186,13 @@ def send_tree(out: Outgoing, events: Iterable[Event]) -> None:
     depth = 0
     for event in events:
         if event.kind == "enter":
-            out.record("DIR", event.name)
+            out.gather("DIR", event.name)
             depth += 1
         elif event.kind == "leave":
-            out.record("END")
+            out.gather("END")
             depth -= 1
         elif event.kind == "symlink":
-            out.record("LINK", event.name, body=event.target)
+            out.gather("LINK", event.name, body=event.target)
         else:
             send_file(out, event, is_root=not depth)
 
@@ -182,20 +202,32 @@ def send_file(out: Outgoing, event: Event, is_root: bool) -> None:
     fd = open_file(event.path)
     try:
         before = os.fstat(fd)
-        if out.is_local and (is_root or before.st_size > SMALL_BYTES):
+        is_small = before.st_size <= SMALL_BYTES and not is_root
+        if out.is_local and not is_small:
             out.record("FD", event.name, fds=(fd,))
             return
-        out.record("FILE", event.name)
-        done = 0
-        while piece := os.read(fd, wire.MAX_PART):
-            out.record("PART", body=piece)
-            done += len(piece)
+        if is_small:
+            data = os.read(fd, SMALL_BYTES)
+            done = len(data)
+            out.gather("SMALL", event.name, body=data)
+        else:
+            done = send_pieces(out, event.name, fd)
         after = os.fstat(fd)
         if done != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise errors.Refused(f"{show(event.path)} was changed while it was read; store it again")
-        out.record("END")
     finally:
         os.close(fd)
+
+
+def send_pieces(out: Outgoing, name: bytes, fd: int) -> int:
+    """A file in line, piece by piece; how many bytes it had."""
+    out.record("FILE", name)
+    done = 0
+    while piece := os.read(fd, wire.MAX_PART):
+        out.record("PART", body=piece)
+        done += len(piece)
+    out.record("END")
+    return done
 
 
 def size_below(path: str) -> int:

@@ -26,6 +26,8 @@ VERSION = "p2pfs/1"
 MAX_LINE = 8192
 """Bytes of a line, its CRLF included."""
 MAX_BLOCK = 2 * 1024 * 1024
+MAX_SMALL = 64 * 1024
+"""Bytes of a small file or block: such travel together."""
 MAX_MESSAGE = 1024 * 1024
 """Bytes of a body that is a message (JSON, lists of CIDs), not a block."""
 MAX_PART = 1024 * 1024
@@ -176,6 +178,7 @@ VERBS: dict[str, Verb] = _table(
 
 RECORDS: dict[str, Verb] = _table(
     Verb("FILE", (("name", NAME),), "a file follows: PARTs, then END"),
+    Verb("SMALL", (("name", NAME),), "a small file; the body is all of it", MAX_SMALL),
     Verb("FD", (("name", NAME),), "a file: the descriptor that comes along", takes_descriptor=True),
     Verb("DIR", (("name", NAME),), "a directory follows: its entries, then END"),
     Verb("LINK", (("name", NAME),), "a symbolic link; the body is its target", 4096),
@@ -212,6 +215,11 @@ def format_line(verb: Verb, *args: Any, length: int | None = None) -> bytes:
 def format_request(name: str, *args: Any, length: int | None = None) -> bytes:
     """The request line of a verb by its name."""
     return format_line(VERBS[name], *args, length=length)
+
+
+def format_record(name: str, *args: Any, body: bytes | None = None) -> bytes:
+    """A record as a whole, by its name."""
+    return format_line(RECORDS[name], *args, length=None if body is None else len(body)) + (body or b"")
 
 
 def parse_request(line: bytes) -> Line:

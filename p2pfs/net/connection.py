@@ -59,6 +59,11 @@ class Connection:
         with _Watch(self):
             self._send(wire.RECORDS[name], args, body, fds)
 
+    def send_records(self, lines: bytes) -> None:
+        """Send whole records that `wire.format_record` made; see `send_record`."""
+        with _Watch(self):
+            self._stream.send(lines)
+
     def _send(self, verb: wire.Verb, args: tuple[Any, ...], body: Buffer | None, fds: tuple[int, ...]) -> None:
         line = wire.format_line(verb, *args, length=None if body is None else len(body))
         if fds:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from p2pfs import errors, green
 from p2pfs.core import wire
 
-SMALL = 64 * 1024
+SMALL = wire.MAX_SMALL
 """Blocks up to this size need no buffer of a pool: they are ordinary bytes, counted by a `Room`."""
 ROOM_S = 60.0
 

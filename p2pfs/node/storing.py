@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from p2pfs.core.pins import Pin, check_name
 from p2pfs.core.profile import profile
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node.buffers import SMALL, BufferPool
+from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cutting import add_descriptor, add_stream
 from p2pfs.node.ingest import Folder, Ingest
 from p2pfs.node.leaves import FileIngest
@@ -126,6 +127,8 @@ class Tree:
         kind = record.verb.name
         if kind == "FILE":
             self._file(record.args[0])
+        elif kind == "SMALL":
+            self._small(record.args[0], self._session.record_body(record))
         elif kind == "FD":
             self._descriptor(record.args[0])
         elif kind == "LINK":
@@ -146,14 +149,16 @@ class Tree:
         return lambda link: self._root.append((link, None))
 
     def _file(self, name: bytes) -> None:
-        parts = Parts(self._session)
-        if self._folders:
-            small = parts.all_if_small()
-            if small is not None:
-                self._ingest.small_file(small, self._done(name))
-                return
         file = FileIngest(self._ingest, wants_sha256=not self._folders)
-        add_stream(file, parts.read_into, self._paced)
+        add_stream(file, Parts(self._session).read_into, self._paced)
+        self._finish(name, file)
+
+    def _small(self, name: bytes, data: bytes) -> None:
+        if self._folders:
+            self._ingest.small_file(data, self._done(name))
+            return
+        file = FileIngest(self._ingest, wants_sha256=True)
+        add_stream(file, io.BytesIO(data).readinto, self._paced)
         self._finish(name, file)
 
     def _descriptor(self, name: bytes) -> None:
@@ -179,34 +184,11 @@ class Parts:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._ahead = b""
         self._left = 0
         self._is_over = False
 
-    def all_if_small(self) -> bytes | None:
-        """The whole file when it is at most SMALL bytes, else None (and what was read comes with `read_into`)."""
-        pieces: list[bytes | bytearray] = []
-        total = 0
-        while total <= SMALL:
-            if not self._next():
-                return b"".join(pieces)
-            if self._left > SMALL:
-                break
-            piece = bytearray(self._left)
-            self._session.record_into(memoryview(piece))
-            self._left = 0
-            pieces.append(piece)
-            total += len(piece)
-        self._ahead = b"".join(pieces)
-        return None
-
     def read_into(self, view: memoryview) -> int:
         """Some bytes into the view; their number, 0 at the end."""
-        if self._ahead:
-            count = min(len(view), len(self._ahead))
-            view[:count] = self._ahead[:count]
-            self._ahead = self._ahead[count:]
-            return count
         if not self._left and not self._next():
             return 0
         count = min(len(view), self._left)

@@ -268,8 +268,8 @@ class FakeNode:
             return Link(talk.body(record.length))
         if kind == "FD":
             return self._descriptor(talk)
-        if kind == "FILE":
-            data = b"".join(self._parts(talk))
+        if kind in ("FILE", "SMALL"):
+            data = talk.body(record.length) if kind == "SMALL" else b"".join(self._parts(talk))
             self._advance(talk, len(data))
             return data
         assert kind == "DIR", kind

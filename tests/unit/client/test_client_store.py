@@ -195,14 +195,16 @@ def test_a_file_that_changes_while_it_is_sent_is_refused(node: FakeNode, client:
     Path("t/a").write_bytes(b"1")
     Path("t/shrinking").write_bytes(data_of(1000))
 
-    class Shrinking(sending.Outgoing):
-        def record(self, name: str, *args: Any, **kwargs: Any) -> None:
-            super().record(name, *args, **kwargs)
-            if name == "FILE":
-                os.truncate("t/shrinking", 500)
+    real = os.read
+
+    def read_and_shrink(fd: int, count: int) -> bytes:
+        data = real(fd, count)
+        if data == data_of(1000):
+            os.truncate("t/shrinking", 500)
+        return data
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sending, "Outgoing", Shrinking)
+        patch.setattr(os, "read", read_and_shrink)
         with pytest.raises(errors.Refused, match=r"shrinking.*changed"):
             client.store("t")
     assert not node.pinned
