@@ -58,6 +58,11 @@ class Calls:
         with self.pool.connection(deadline) as connection:
             return wire.parse_json(connection.request(verb, *args), dict)
 
+    def body(self, deadline: Deadline, verb: str, body: bytes) -> bytes:
+        """The bytes that a verb with a body, and without parts, answers with."""
+        with self.pool.connection(deadline) as connection:
+            return connection.request(verb, body=body)
+
     def stream(
         self, deadline: Deadline, verb: str, *args: Any, body: bytes | None = None, fds: tuple[int, ...] = ()
     ) -> Answers[bytes, bytes]:

@@ -23,15 +23,16 @@ from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.getting import fetch_into, link_text, read_into
 from p2pfs.client.parsing import parse, parse_line
-from p2pfs.core.cid import CID
+from p2pfs.core import batches, wire
+from p2pfs.core.cid import CID, RAW
 from p2pfs.tree import TreeWriter
 
 AT_ONCE = 4
 """Files fetched at the same time, each over a connection of its own."""
-WAITING = 64
-"""Open files that wait for their turn, at most."""
-SMALL_BYTES = 64 * 1024
-"""Files up to this size come in line from a local node too: cheaper for it than to write into a descriptor."""
+WAITING = 4
+"""Batches of open files that wait for their turn, at most."""
+BATCH = 64
+"""Small files that are asked for together: so many are open at once."""
 SPOOL_BYTES = 256 * 1024
 """A listing up to this size is kept in memory, a longer one in a file; there is one for each level of folders."""
 JOIN_S = 5.0
@@ -84,6 +85,16 @@ class Job(NamedTuple):
     fd: int
     cid: CID
     size: int | None
+    """As the directory says."""
+
+    @property
+    def is_small(self) -> bool:
+        """It is one leaf that travels with others."""
+        return self.cid.codec == RAW and self.size is not None and self.size <= wire.MAX_SMALL
+
+
+Batch = list[Job]
+"""Small files, or a single one of any size."""
 
 
 class FolderGet:
@@ -94,7 +105,10 @@ class FolderGet:
         self._deadline = deadline
         self._progress = progress
         self._about_bytes = about_bytes
-        self._jobs: queue.Queue[Job | None] = queue.Queue(WAITING)
+        self._jobs: queue.Queue[Batch | None] = queue.Queue(WAITING)
+        self._small: Batch = []
+        """Small files that wait for more of their kind."""
+        self._small_bytes = 0
         self._guard = threading.Lock()
         self._done_bytes = 0
         self._error: BaseException | None = None
@@ -107,6 +121,7 @@ class FolderGet:
         try:
             with TreeWriter(path) as writer:
                 self._make(writer, root, path)
+            self._put_small()
             for _ in threads:
                 self._put(None)
             for thread in threads:
@@ -140,7 +155,7 @@ class FolderGet:
                 found = parse(Stat, self._calls.object(self._deadline, "STAT", str(entry.cid)))
                 writer.symlink(name, os.fsencode(link_text(found)))
             else:
-                self._put(Job(writer.open_file(name), entry.cid, entry.size))
+                self._want(Job(writer.open_file(name), entry.cid, entry.size))
         files.sync_folder(path)
 
     def _entries(self, cid: CID) -> Iterator[Entry]:
@@ -152,34 +167,72 @@ class FolderGet:
             for line in listing:
                 yield parse_line(Entry, line)
 
-    def _put(self, job: Job | None) -> None:
-        while True:
-            self._check()
-            with contextlib.suppress(queue.Full):
-                return self._jobs.put(job, timeout=1.0)
+    def _want(self, job: Job) -> None:
+        if not job.is_small:
+            self._put([job])
+            return
+        self._small.append(job)
+        self._small_bytes += job.size or 0
+        if len(self._small) >= BATCH or self._small_bytes > batches.BYTES - wire.MAX_SMALL:
+            self._put_small()
+
+    def _put_small(self) -> None:
+        if self._small:
+            batch, self._small, self._small_bytes = self._small, [], 0
+            self._put(batch)
+
+    def _put(self, batch: Batch | None) -> None:
+        try:
+            while True:
+                self._check()
+                with contextlib.suppress(queue.Full):
+                    return self._jobs.put(batch, timeout=1.0)
+        except BaseException:
+            _close(batch or [])
+            raise
 
     # --- fetching ------------------------------------------------------------------------------------
 
     def _abandon(self) -> None:
         """Forget what waits, and wake whoever waits for more."""
+        _close(self._small)
         with contextlib.suppress(queue.Empty):
             while True:
-                if job := self._jobs.get_nowait():
-                    os.close(job.fd)
+                _close(self._jobs.get_nowait() or [])
         for _ in range(AT_ONCE):
             self._jobs.put_nowait(None)
 
     def _work(self) -> None:
         while self._error is None:
             try:
-                job = self._jobs.get()
-                if job is None:
+                batch = self._jobs.get()
+                if batch is None:
                     return
-                self._fetch(job)
+                try:
+                    with files.local_errors():
+                        self._fetch(batch)
+                finally:
+                    _close(batch)
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 self._error = self._error or error
 
-    def _fetch(self, job: Job) -> None:
+    def _fetch(self, batch: Batch) -> None:
+        found = self._ask_small(batch) if batch[0].is_small else {}
+        for job in batch:
+            if (data := found.get(job.cid)) is not None:
+                fill(job.fd, data)
+                self._advance(len(data))
+            else:
+                self._fetch_one(job)
+        for job in batch:
+            os.fsync(job.fd)
+
+    def _ask_small(self, batch: Batch) -> dict[CID, memoryview]:
+        """The bytes of small files; the node leaves out what is not as small as the directory says."""
+        body = batches.pack_cids(dict.fromkeys(job.cid for job in batch))
+        return dict(batches.unpack(memoryview(self._calls.body(self._deadline, "READS", body))))
+
+    def _fetch_one(self, job: Job) -> None:
         last = 0
 
         def advanced(progress: Progress) -> None:
@@ -189,16 +242,11 @@ class FolderGet:
             self._advance(progress.bytes - last)
             last = progress.bytes
 
-        try:
-            with files.local_errors():
-                if self._calls.pool.is_local and (job.size is None or job.size > SMALL_BYTES):
-                    fetch_into(self._calls, job.fd, job.cid, self._deadline, advanced)
-                else:
-                    read_into(self._calls, job.fd, job.cid, job.size, self._deadline, advanced)
-                os.fsync(job.fd)
-                self._advance(os.fstat(job.fd).st_size - last)
-        finally:
-            os.close(job.fd)
+        if self._calls.pool.is_local:
+            fetch_into(self._calls, job.fd, job.cid, self._deadline, advanced)
+        else:
+            read_into(self._calls, job.fd, job.cid, job.size, self._deadline, advanced)
+        self._advance(os.fstat(job.fd).st_size - last)
 
     def _advance(self, count: int) -> None:
         with self._guard:
@@ -206,3 +254,23 @@ class FolderGet:
             if self._progress is not None:
                 # Equal blocks count once in what STAT says, but are written each time.
                 self._progress(Progress(self._done_bytes, max(self._about_bytes, self._done_bytes)))
+
+
+def fill(fd: int, data: memoryview) -> None:
+    """Make a small file hold just these bytes; what is there already, and right, stays."""
+    size = os.fstat(fd).st_size
+    if size:
+        if os.pread(fd, len(data) + 1, 0) == data:
+            return
+        os.ftruncate(fd, 0)
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], done)
+    # The kernel begins to write it now, with all others of the batch, and not only when it is synced.
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _close(batch: Batch) -> None:
+    for job in batch:
+        os.close(job.fd)

@@ -10,15 +10,15 @@ from p2pfs.core.multihash import Multihash, multihash
 from p2pfs.node.batcher import Batcher
 from p2pfs.node.buffers import SMALL
 from p2pfs.store.base import BlockStore, Outcome, Usage
-from p2pfs.store.jobs import Taken, take_leaf, take_leaf_from
+from p2pfs.store.jobs import Taken, read_small, take_leaf, take_leaf_from
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Block = tuple[Multihash, memoryview]
 
 SMALL_BATCH = 64
-"""Small blocks that are written by one job: so many files are open at once."""
-SMALL_AT_ONCE = 4
+"""Small blocks of ours that are written by one job: so many files are open at once."""
+BATCHES = 4
 """Such jobs at once. While some wait for the disk, others hash, and more gather for the next."""
 DISK_S = 300.0
 """Until a disk that hangs is given up."""
@@ -34,8 +34,9 @@ class LocalStore:
         self._disk = green.NativePool("disk", threads)
         self._group = green.Group("local")
         self._small_puts: Batcher[Block, int | None] = Batcher(
-            self._group, "put", self.put_many, SMALL_BATCH, SMALL_AT_ONCE
+            self._group, "put", self.put_many, SMALL_BATCH, BATCHES
         )
+        self._batches = green.Semaphore(BATCHES)
 
     def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Any other job on the disk's threads."""
@@ -46,10 +47,21 @@ class LocalStore:
         try:
             return self._disk.run(self.store.read, block, into)
         except errors.Corrupt:
-            metrics.BLOCKS_CORRUPT.inc()
-            if self.on_corrupt is not None:
-                self.on_corrupt(block)
+            self._found_corrupt(block)
             raise
+
+    def read_small(self, blocks: Sequence[Multihash], scratch: memoryview) -> list[bytes | errors.P2pfsError]:
+        """The verified blocks, one job for all, or why not (`jobs.read_small`). `scratch` is a buffer of a pool."""
+        found = self._disk.run(read_small, self.store, blocks, scratch)
+        for block, outcome in zip(blocks, found, strict=True):
+            if isinstance(outcome, errors.Corrupt):
+                self._found_corrupt(block)
+        return found
+
+    def _found_corrupt(self, block: Multihash) -> None:
+        metrics.BLOCKS_CORRUPT.inc()
+        if self.on_corrupt is not None:
+            self.on_corrupt(block)
 
     def put(self, block: Multihash, data: memoryview, is_verified: bool = False) -> int | None:
         """Make the block durable; its age token when it is new, None when it was here. Raises NoSpace, Corrupt."""
@@ -60,8 +72,13 @@ class LocalStore:
         return token
 
     def put_many(self, blocks: Sequence[Block]) -> list[Outcome]:
-        """As `put`, for several small blocks: one job; what became of each."""
-        outcomes = self._disk.run(self.store.put_many, blocks)
+        """As `put`, for several small blocks: one job; what became of each. Raises Busy."""
+        if not self._batches.acquire(timeout=DISK_S):
+            raise errors.Busy(f"{BATCHES} batches of small blocks have been waiting for the disk for {DISK_S:g} s")
+        try:
+            outcomes = self._disk.run(self.store.put_many, blocks)
+        finally:
+            self._batches.release()
         for (_, data), outcome in zip(blocks, outcomes, strict=True):
             if isinstance(outcome, int):
                 _count(outcome, len(data))

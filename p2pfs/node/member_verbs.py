@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from p2pfs import errors, green
-from p2pfs.core import wire
-from p2pfs.core.cid import CID
+from p2pfs.core import batches, wire
 from p2pfs.core.pins import BUCKETS, Pin
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
@@ -58,9 +57,7 @@ def members(services: Services, session: Session, line: Line) -> None:
 
 def have(services: Services, session: Session, line: Line) -> None:
     """HAVE: one character a block."""
-    cids = [_cid(word) for word in session.body().split(b"\n")]
-    if len(cids) > HAVE_BATCH * 4:
-        raise errors.TooBig(f"HAVE of {len(cids)} CIDs, at most {HAVE_BATCH * 4}")
+    cids = batches.unpack_cids(session.body(), HAVE_BATCH * 4)
     found = services.local.have([cid.multihash for cid in cids], renew=line.args[0] == "renew")
     session.reply(bytes(b"01"[flag] for flag in found))
 
@@ -70,7 +67,7 @@ def put(services: Services, session: Session, line: Line) -> None:
     with services.serve_buffers.buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
         session.body_into(data)
         token = services.local.put(line.args[0].multihash, data)
-    session.reply(b"old" if token is None else b"new %d" % token)
+    session.reply(batches.format_outcome(token))
 
 
 def get(services: Services, session: Session, line: Line) -> None:
@@ -81,6 +78,23 @@ def get(services: Services, session: Session, line: Line) -> None:
             session.reply(data)
 
 
+def puts(services: Services, session: Session, line: Line) -> None:
+    """PUTS: as PUT for several small blocks, which wait for the disk together."""
+    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
+        session.body_into(data)
+        blocks = [(cid.multihash, block) for cid, block in batches.unpack(data)]
+        outcomes = services.local.put_many(blocks)
+    session.reply(batches.format_outcomes(outcomes))
+
+
+def gets(services: Services, session: Session, line: Line) -> None:
+    """GETS: the verified small blocks that are here; those that are not, or do not fit any more, are left out."""
+    cids = batches.unpack_cids(session.body(), batches.MOST)
+    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view:
+        found = services.local.read_small([cid.multihash for cid in cids], view)
+    session.reply(batches.pack((cid, data) for cid, data in zip(cids, found, strict=True) if isinstance(data, bytes)))
+
+
 def discard(services: Services, session: Session, line: Line) -> None:
     """DISCARD: a store that failed takes back what it wrote here."""
     blocks = []
@@ -88,7 +102,7 @@ def discard(services: Services, session: Session, line: Line) -> None:
         cid, _, token = row.partition(b" ")
         if not token.isdigit() or len(token) > 20:
             raise errors.ProtocolError(f"DISCARD: {row[:80]!r} is not CID and TOKEN")
-        blocks.append((_cid(cid).multihash, int(token)))
+        blocks.append((batches.parse_cid(cid).multihash, int(token)))
     session.reply(b"%d" % services.local.discard(blocks))
 
 
@@ -115,10 +129,3 @@ def bucket(services: Services, session: Session, line: Line) -> None:
         session.part(wire.dump_json([record.to_wire() for record in records[start : start + BATCH]]))
         green.sleep(0)
     session.reply()
-
-
-def _cid(word: bytes) -> CID:
-    try:
-        return CID.parse(word.decode("ascii"))
-    except (errors.BadCid, UnicodeDecodeError):
-        raise errors.ProtocolError(f"{word[:80]!r} is no CID") from None

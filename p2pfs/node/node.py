@@ -27,6 +27,7 @@ from p2pfs.node.place import Placer
 from p2pfs.node.reading import Reader
 from p2pfs.node.scrub import Scrub
 from p2pfs.node.services import Services
+from p2pfs.node.small import SmallReader
 from p2pfs.node.upkeep_verbs import DRAINING
 from p2pfs.store.catalog import ANEW, Catalog
 from p2pfs.store.disk import DiskStore
@@ -128,16 +129,20 @@ class Node:
         own = BufferPool("own", config.node.buffers // 2)
         paced = BufferPool("paced", config.node.buffers // 4)
         pinning = Pinning(catalog, cluster, self._data_dir / "catalog.jsonl", config.repair.sync_interval)
-        fetcher = Fetcher(local, cluster, own, lambda: self.config.cluster.replicas)
+        fetcher = Fetcher(local, cluster, own, self._copies)
         placer = Placer(local, cluster, self._data_dir / "temp")
         return Services(
             config=config, caller=caller, started=started, local=local, own_buffers=own,
             serve_buffers=BufferPool("serve", config.node.buffers // 4), paced_buffers=paced, cluster=cluster,
             gossip=Gossip(cluster, config.cluster.seeds, self._changed, self._clash),
             pinning=pinning, fetcher=fetcher, placer=placer, reader=Reader(local, fetcher, own, paced),
+            small=SmallReader(local, cluster, fetcher, own, self._copies),
             audit=Audit(local, cluster, fetcher, placer, pinning, lambda: self.config),
             scrub=Scrub(local, self._data_dir, lambda: self.config),
         )
+
+    def _copies(self) -> int:
+        return self.config.cluster.replicas
 
     def _begin(self) -> None:
         services = self.services
@@ -239,6 +244,7 @@ class Node:
         steps: list[Callable[[], object]] = [
             self._server.close, self._connections.close, services.audit.stop, services.scrub.stop, self._leave,
             services.gossip.stop, self._save_members, services.pinning.stop, services.reader.close,
+            services.small.close,
             services.fetcher.close, services.cluster.peers.close, self._group.close,
             lambda: services.local.run(services.local.store.close), services.local.close, self._lock.close,
         ]

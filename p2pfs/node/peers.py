@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from p2pfs import errors, green, metrics
+from p2pfs.core import batches
 from p2pfs.core.cid import CID
 from p2pfs.core.membership import Member
 from p2pfs.net.connection import Connection, connect
 from p2pfs.node.batcher import Batcher
 from p2pfs.node.hello import Caller, Hello, hello
 from p2pfs.node.lanes import Lane
+from p2pfs.store.base import Outcome
 
 T = TypeVar("T")
+SmallBlock = tuple[CID, bytes]
 
 LANES = {"probe": 2, "catalog": 1, "bulk": 4}
 """Connections to one member, by lane."""
@@ -36,6 +39,8 @@ TROUBLE_S = 60.0
 LOST_MOST = 3
 """A member that in so many races running did not send its block before another one did, hangs."""
 HAVE_BATCH = 1024
+PUTS_AT_ONCE = 2
+"""Messages of small blocks on their way to one member: one is sent while its disk syncs another."""
 ASK_S = 60.0
 """Until a question that waits for its turn is given up."""
 
@@ -53,8 +58,12 @@ class Peer:
         self._renewals: Batcher[CID, bool] = Batcher(
             group, f"have-{member.name}", lambda cids: self.have("renew", cids), HAVE_BATCH
         )
+        self._small_puts: Batcher[SmallBlock, int | None] = Batcher(
+            group, f"puts-{member.name}", self.put_blocks, batches.BYTES, PUTS_AT_ONCE,
+            weigh=lambda block: batches.weight(len(block[1])),
+        )
         self.answer_s = 0.01
-        """Moving average of the time that a block takes."""
+        """Moving average of the time that a block, or a message of small ones, takes."""
         self.in_flight = 0
         self.avoid_until = 0.0
         self._avoid_s = AVOID_S
@@ -126,11 +135,34 @@ class Peer:
         with self._timed("fetched"):
             return self.call("bulk", lambda it: it.request_into(into, "GET", cid, first_byte_s=BULK_ANSWER_S))
 
-    def put_block(self, cid: CID, data: memoryview) -> str:
-        """Make the block durable there; returns the answer: `new` with its age token, or `old`."""
+    def put_block(self, cid: CID, data: memoryview) -> int | None:
+        """Make the block durable there; its age token when it is new, None when it was there. Raises NoSpace."""
         with self._timed("sent"):
             answer = self.call("bulk", lambda it: it.request("PUT", cid, body=data, first_byte_s=BULK_ANSWER_S))
-            return answer.decode("ascii", "replace")
+            outcome = batches.parse_outcome(answer)
+            if isinstance(outcome, errors.P2pfsError):
+                raise outcome
+            return outcome
+
+    def put_blocks(self, blocks: list[SmallBlock]) -> list[Outcome]:
+        """Make small blocks durable there, in one message; what became of each, as `BlockStore.put_many` has it."""
+        with self._timed("sent", len(blocks)):
+            answer = self.call("bulk", lambda it: it.request(
+                "PUTS", body=batches.pack(blocks), first_byte_s=BULK_ANSWER_S
+            ))
+            return batches.parse_outcomes(answer, len(blocks))
+
+    def put_small(self, cid: CID, data: bytes) -> int | None:
+        """As `put_block`; what waits meanwhile travels together. Its age token when it is new there. Raises NoSpace."""
+        return self._small_puts.ask((cid, data), ASK_S)
+
+    def get_blocks(self, cids: list[CID]) -> dict[CID, memoryview]:
+        """Those of up to `batches.MOST` small blocks that are there, unverified."""
+        with self._timed("fetched", len(cids)):
+            answer = self.call("bulk", lambda it: it.request(
+                "GETS", body=batches.pack_cids(cids), first_byte_s=BULK_ANSWER_S
+            ))
+            return dict(batches.unpack(memoryview(answer)))
 
     def avoid(self, why: str) -> None:
         """Prefer others for a while (`p2pfs-cli peers` says why), longer each time until a block comes through."""
@@ -159,7 +191,7 @@ class Peer:
         return self.last_error if time.monotonic() - self._trouble_at < TROUBLE_S else ""
 
     @contextlib.contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
+    def _timed(self, what: str, blocks: int = 1) -> Iterator[None]:
         counter = metrics.BLOCKS_FETCHED if what == "fetched" else metrics.BLOCKS_SENT
         self.in_flight += 1
         begin = time.monotonic()
@@ -168,16 +200,16 @@ class Peer:
             self.answer_s += (time.monotonic() - begin - self.answer_s) / 8
             self._avoid_s = AVOID_S
             self._lost = 0
-            counter.labels("OK").inc()
+            counter.labels("OK").inc(blocks)
         except errors.P2pfsError as error:
-            counter.labels(error.token).inc()
+            counter.labels(error.token).inc(blocks)
             raise
         finally:
             self.in_flight -= 1
 
     def have(self, mode: str, cids: list[CID]) -> list[bool]:
         """Which of up to HAVE_BATCH blocks are there."""
-        body = "\n".join(map(str, cids)).encode("ascii")
+        body = batches.pack_cids(cids)
         answer = self.call("bulk", lambda it: it.request("HAVE", mode, body=body, first_byte_s=BULK_ANSWER_S))
         if len(answer) != len(cids):
             raise errors.ProtocolError(f"{self.member.name} answered HAVE of {len(cids)} with {len(answer)}")

@@ -13,6 +13,7 @@ from p2pfs import errors, green
 from p2pfs.core import multihash
 from p2pfs.core.cid import CID
 from p2pfs.core.multihash import Multihash
+from p2pfs.node.buffers import SMALL
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Peer
@@ -190,7 +191,8 @@ class Placer:
             outcome.note(me, taken.token)
         elif taken is not None and taken.refusal is not None:
             outcome.failures[me] = taken.refusal
-        _Filling(self._cluster, outcome, lambda id: self._put_at(id, cid, data), wanted, quorum).run()
+        if len(outcome.holders) < wanted:
+            _Filling(self._cluster, outcome, lambda id: self._put_at(id, cid, data), wanted, quorum).run()
         if len(outcome.holders) < quorum:
             raise self._too_few(quorum, outcome)
         return Copies(tuple(outcome.holders), outcome.is_new)
@@ -205,7 +207,9 @@ class Placer:
         peer = self._cluster.peer(id)
         if peer.has_renewed(cid):
             return None
-        return parse_put_answer(peer.put_block(cid, data))
+        if len(data) <= SMALL:
+            return peer.put_small(cid, bytes(data))
+        return peer.put_block(cid, data)
 
     def renewal(
         self, wanted: int, every_s: Callable[[], float], fail: Callable[[str, BaseException], None]
@@ -257,13 +261,3 @@ class Placer:
             f"{len(holders)} of the {quorum} nodes needed took {cid} ({reasons}); bring nodes back, "
             "or ask for less with --replicas or [cluster] write_quorum"
         )
-
-
-def parse_put_answer(answer: str) -> int | None:
-    """`new TOKEN` or `old`, the body of PUT's answer. Raises ProtocolError."""
-    word, _, token = answer.partition(" ")
-    if word == "old" and not token:
-        return None
-    if word == "new" and token.isdigit() and len(token) <= 20:
-        return int(token)
-    raise errors.ProtocolError(f"{answer[:40]!r} is no answer to PUT")

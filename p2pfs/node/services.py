@@ -16,6 +16,7 @@ from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
 from p2pfs.node.reading import Reader
 from p2pfs.node.scrub import Scrub
+from p2pfs.node.small import SmallReader
 
 
 @dataclass
@@ -38,5 +39,6 @@ class Services:
     fetcher: Fetcher
     placer: Placer
     reader: Reader
+    small: SmallReader
     audit: Audit
     scrub: Scrub

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from p2pfs import errors, green, metrics
-from p2pfs.core import dag, wire
+from p2pfs.core import batches, dag, wire
 from p2pfs.core.cid import CID
 from p2pfs.core.pins import Pin
 from p2pfs.core.wire import Line
@@ -58,6 +58,14 @@ def read(services: Services, session: Session, line: Line) -> None:
             session.part(piece[start : start + wire.MAX_PART])
         sent += len(piece)
     session.reply(wire.dump_json({"cid": str(found.cid), "size": size, "sent": sent}))
+
+
+def reads(services: Services, session: Session, line: Line) -> None:
+    """READS: small files of one block each, wherever they are; those that are longer, or do not fit, are left out."""
+    cids = batches.unpack_cids(session.body(), batches.MOST)
+    # The buffer is scratch for the disk, and counts what waits here for a slow reader.
+    with services.paced_buffers.buffer() as scratch:
+        session.reply(batches.pack(services.small.read(cids, scratch)))
 
 
 def fetch(services: Services, session: Session, line: Line) -> None:

@@ -7,12 +7,14 @@ of it. Buffers come from the caller and stay the caller's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from p2pfs import errors
+from p2pfs.core.batches import weight
 from p2pfs.core.chunker import Cutter
 from p2pfs.core.multihash import Multihash, multihash
+from p2pfs.core.wire import MAX_MESSAGE, MAX_SMALL
 from p2pfs.store.base import BlockStore
 
 
@@ -73,6 +75,25 @@ def cuts_from(fd: int, offset: int, view: memoryview, cutter: Cutter, is_end: bo
     """Fill the view from a file; the lengths of the leaves that begin there (`Cutter.cuts`)."""
     read_range(fd, offset, view)
     return cutter.cuts(view, is_end)
+
+
+def read_small(
+    store: BlockStore, blocks: Sequence[Multihash], scratch: memoryview
+) -> list[bytes | errors.P2pfsError]:
+    """The verified bytes of small blocks, or why not: NotFound, Corrupt; TooBig for one that is not small, and for all
+    that do not fit into one message any more."""
+    found: list[bytes | errors.P2pfsError] = []
+    left = MAX_MESSAGE
+    for block in blocks:
+        try:
+            length = store.read(block, scratch) if left > 0 else 0
+            left -= weight(length)
+            if left < 0 or length > MAX_SMALL:
+                raise errors.TooBig("not small, or no room for it in this message")
+            found.append(bytes(scratch[:length]))
+        except errors.P2pfsError as error:
+            found.append(error)
+    return found
 
 
 def is_there(fd: int, offset: int, view: memoryview, block: Multihash) -> bool:

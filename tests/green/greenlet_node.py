@@ -20,6 +20,7 @@ from p2pfs.core.member import Member
 from p2pfs.core.membership import Membership, Timing
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.profile import Profile
+from p2pfs.core.wire import MAX_SMALL
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.cutting import add_descriptor, add_stream
@@ -28,9 +29,10 @@ from p2pfs.node.hello import Caller
 from p2pfs.node.ingest import Ingest
 from p2pfs.node.leaves import FileIngest
 from p2pfs.node.local import LocalStore
-from p2pfs.node.peers import Peer, Peers
+from p2pfs.node.peers import Peer, Peers, SmallBlock
 from p2pfs.node.place import Placer
 from p2pfs.node.reading import Reader
+from p2pfs.store.base import Outcome
 from p2pfs.store.memory import MemoryStore
 from tests.unit.dags import Blocks, add_file
 
@@ -48,6 +50,8 @@ class ScriptedPeer(Peer):
     def __init__(self, member: Member) -> None:
         super().__init__(member, Caller("me", "me", "0"), no_connection, green.Group("x"))
         self.blocks: dict[bytes, bytes] = {}
+        self.messages = 0
+        """Of several small blocks."""
         self.hangs = False
         self.lies = False
         self.refuses: errors.P2pfsError | None = None
@@ -67,11 +71,22 @@ class ScriptedPeer(Peer):
             into[: len(data)] = bytes(len(data)) if self.lies else data
             return len(data)
 
-    def put_block(self, cid: CID, data: memoryview) -> str:
+    def put_block(self, cid: CID, data: memoryview) -> int | None:
         self._answer()
         is_new = cid.multihash not in self.blocks
         self.blocks[cid.multihash] = bytes(data)
-        return "new 1" if is_new else "old"
+        return 1 if is_new else None
+
+    def put_blocks(self, blocks: list[SmallBlock]) -> list[Outcome]:
+        self.messages += 1
+        return [self.put_block(cid, memoryview(data)) for cid, data in blocks]
+
+    def get_blocks(self, cids: list[CID]) -> dict[CID, memoryview]:
+        self._answer()
+        self.messages += 1
+        there = {cid: self.blocks[cid.multihash] for cid in cids if cid.multihash in self.blocks}
+        there = {cid: data for cid, data in there.items() if len(data) <= MAX_SMALL}
+        return {cid: memoryview(bytes(len(data)) if self.lies else data) for cid, data in there.items()}
 
     def have(self, mode: str, cids: list[CID]) -> list[bool]:
         self._answer()

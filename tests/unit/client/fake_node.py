@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from p2pfs import errors
-from p2pfs.core import wire
+from p2pfs.core import batches, wire
 from tests.unit.client import fake_upkeep
 
 WAIT_S = 10.0
@@ -305,6 +305,11 @@ class FakeNode:
         for start in range(0, len(wanted), wire.MAX_PART):
             talk.part(wanted[start : start + wire.MAX_PART])
         talk.ok({"cid": cid, "size": len(data), "sent": len(wanted)})
+
+    def _reads(self, talk: Talk, line: wire.Line) -> None:
+        cids = batches.unpack_cids(talk.body(line.length), batches.MOST)
+        files = {cid: self._file(str(cid))[1] for cid in cids}
+        talk.ok(batches.pack((cid, data) for cid, data in files.items() if len(data) <= wire.MAX_SMALL))
 
     def _fetch(self, talk: Talk, line: wire.Line) -> None:
         fd = talk.fd()

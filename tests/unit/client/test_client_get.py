@@ -187,6 +187,52 @@ def test_a_directory_continues_from_its_part(node: FakeNode, client: Client, her
     assert os.listdir() == ["t"]
 
 
+def test_small_files_come_together_and_those_that_are_right_already_stay(
+    node: FakeNode, client: Client, here: Path
+) -> None:
+    tree = {b"%d" % i: b"small %d" % i for i in range(150)}
+    cid = node.keep(tree)
+    asked = 0
+    usual = node._reads
+
+    def fail_late(talk: Talk, line: wire.Line) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            talk.body(line.length)
+            raise errors.NotFound("nobody has it")
+        usual(talk, line)
+
+    node.hooks["READS"] = fail_late
+    with pytest.raises(errors.NotFound):
+        client.get(cid, "t")
+    assert not os.path.lexists("t")
+    (part,) = here.iterdir()
+    changes = {path.name: path.stat() for path in (part / "tree").iterdir() if path.stat().st_size}
+    first = next(iter(changes))
+    (part / "tree" / first).write_bytes(b"torn, and longer than what it was")
+    del node.hooks["READS"], changes[first]
+    node.requests.clear()
+    client.get(cid, "t")
+    assert read_tree(b"t") == tree
+    assert sum(request[0] == "READS" for request in node.requests) == 3, "64 at a time"
+    assert all((here / "t" / name).stat().st_mtime_ns == was.st_mtime_ns for name, was in changes.items())
+
+
+def test_what_is_longer_than_its_directory_says_comes_alone(node: FakeNode, client: Client, here: Path) -> None:
+    tree = {b"liar": data_of(100_000), b"small": b"1"}
+    cid = node.keep(tree)
+
+    def say_small(talk: Talk, line: wire.Line) -> None:
+        for name, data in tree.items():
+            talk.part({"name": name.decode(), "cid": cid_of(data), "type": "file", "size": 10})
+        talk.ok()
+
+    node.hooks["LIST"] = say_small
+    client.get(cid, "t")
+    assert read_tree(b"t") == tree
+
+
 @given(
     st.text(max_size=300) | st.sampled_from(["a/b", "..", "x/..", "/", "ipfs://x", "sha256:00"]), st.lists(st.text())
 )
