@@ -10,6 +10,7 @@ theirs, each would have asked before the next one read its token, all around the
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from p2pfs.core.health import Figures
@@ -77,7 +78,10 @@ def is_in_charge(stand: Stand) -> bool:
 
 
 def decide(stand: Stand, live: Live | None, is_here: bool) -> Task:
-    """What this node has to do about a block; `live` is None for one that no pin wants, or wanted lately."""
+    """What this node has to do about a block; `live` is None for one that no pin wants, or wanted lately.
+
+    The same for all blocks of a shard that are alike: in `copies`, in `is_branch`, and in whether they are here.
+    """
     if live is None:
         return Task.COLLECT if is_here else Task.NONE
     if live.copies <= 0:
@@ -90,23 +94,24 @@ def decide(stand: Stand, live: Live | None, is_here: bool) -> Task:
     return task | Task.GIVE_UP if holders and stand.me not in holders else task
 
 
-def count_state(stand: Stand, live: Live, copies: int, is_certain: bool) -> Figures:
-    """What a block adds to the figures of the node in charge.
+def count_state(stand: Stand, lives: Sequence[Live], copies: int, is_certain: bool) -> Figures:
+    """What blocks of a shard that are alike (see `decide`) add to the figures of the node in charge.
 
-    `copies`: members that say to hold it, this one included. `is_certain`: nobody is away who might hold one more, and
-    everybody answered; only then is a block without copies lost, else it is silent.
+    `copies`: members that say to hold each of them, this one included. `is_certain`: nobody is away who might hold one
+    more, and everybody answered; only then is a block without copies lost, else it is silent.
     """
-    aim, size = wanted(stand, live), live.size
+    aim = wanted(stand, lives[0]) if lives else 0
     if aim == 0:
         return Figures()
-    state = Figures(live_blocks=1, live_bytes=size)
+    blocks, size = len(lives), sum(live.size for live in lives)
+    state = Figures(live_blocks=blocks, live_bytes=size)
     if copies >= aim:
         return state
-    state = state._replace(below_blocks=1, below_bytes=size)
+    state = state._replace(below_blocks=blocks, below_bytes=size)
     if copies == 1:
-        return state._replace(single_blocks=1, single_bytes=size)
+        return state._replace(single_blocks=blocks, single_bytes=size)
     if copies > 1:
         return state
     if is_certain:
-        return state._replace(lost_blocks=1, lost_bytes=size)
-    return state._replace(silent_blocks=1, silent_bytes=size)
+        return state._replace(lost_blocks=blocks, lost_bytes=size)
+    return state._replace(silent_blocks=blocks, silent_bytes=size)

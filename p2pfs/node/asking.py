@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ def ask(cluster: Cluster, mode: str, questions: Mapping[str, Sequence[Multihash]
             for start in range(0, len(blocks), HAVE_BATCH):
                 batch = blocks[start : start + HAVE_BATCH]
                 flags = peer.have(mode, [CID(RAW, block) for block in batch])
-                having.update(block for block, flag in zip(batch, flags, strict=True) if flag)
+                having.update(itertools.compress(batch, flags))
         except errors.P2pfsError as error:
             answers.silent[id] = error
             return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from p2pfs import metrics
@@ -15,6 +16,7 @@ from p2pfs.node.backlog import part_of
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
 from p2pfs.store.base import Seen
+from p2pfs.store.comparing import Alike
 
 StandIn = Callable[[int], Stand]
 
@@ -52,45 +54,49 @@ class Counted(NamedTuple):
     lost: list[Live]
 
 
-def count(cluster: Cluster, stand_in: StandIn, counted: Iterable[tuple[Live, bool]]) -> Counted:
+def count(cluster: Cluster, stand_in: StandIn, counted: Iterable[Alike]) -> Counted:
     """How many reachable copies each block has: the owners are asked, and everybody where that is too few."""
-    rows = list(counted)
-    copies = {live.block: int(is_here) for live, is_here in rows}
+    groups = [(stand_in(shard_of(lives[0].block)), lives, is_here) for lives, is_here in counted]
     questions: dict[str, list[Multihash]] = collections.defaultdict(list)
-    for live, _ in rows:
-        stand = stand_in(shard_of(live.block))
-        for id in stand.order[: wanted(stand, live)]:
+    for stand, lives, _ in groups:
+        for id in stand.order[: wanted(stand, lives[0])]:
             if id != stand.me and id in stand.reachable:
-                questions[id].append(live.block)
-    silent = _add_up(cluster, questions, copies)
-    short = [live for live, _ in rows if copies[live.block] < wanted(stand_in(shard_of(live.block)), live)]
+                questions[id].extend(live.block for live in lives)
+    elsewhere: Counter[Multihash] = Counter()
+    silent = _add_up(cluster, questions, elsewhere)
+    short = [
+        live.block for stand, lives, is_here in groups if (least := wanted(stand, lives[0]) - is_here) > 0
+        for live in lives if elsewhere.get(live.block, 0) < least
+    ]
     if short:
         asked = {id: set(blocks) for id, blocks in questions.items()}
-        blocks = [live.block for live in short]
         others = [peer.member.id for peer in cluster.live_peers()]
         silent |= _add_up(
-            cluster, {id: [block for block in blocks if block not in asked.get(id, ())] for id in others}, copies
+            cluster, {id: [block for block in short if block not in asked.get(id, ())] for id in others}, elsewhere
         )
-    return _figures(rows, copies, stand_in, is_certain=not silent and not cluster.absent())
+    return _figures(groups, elsewhere, is_certain=not silent and not cluster.absent())
 
 
-def _add_up(cluster: Cluster, questions: dict[str, list[Multihash]], copies: dict[Multihash, int]) -> set[str]:
+def _add_up(cluster: Cluster, questions: dict[str, list[Multihash]], copies: Counter[Multihash]) -> set[str]:
     """Ask, and add to the copies; who did not answer."""
     answers = ask(cluster, "check", {id: blocks for id, blocks in questions.items() if blocks})
     for having in answers.having.values():
-        for block in having:
-            copies[block] += 1
+        copies.update(having)
     return set(answers.silent)
 
 
 def _figures(
-    rows: list[tuple[Live, bool]], copies: dict[Multihash, int], stand_in: StandIn, is_certain: bool
+    groups: list[tuple[Stand, list[Live], bool]], elsewhere: Mapping[Multihash, int], is_certain: bool
 ) -> Counted:
     states: dict[int, list[Figures]] = collections.defaultdict(list)
-    lost = []
-    for live, _ in rows:
-        state = count_state(stand_in(shard_of(live.block)), live, copies[live.block], is_certain)
-        states[part_of(live.block)].append(state)
-        if state.lost_blocks:
-            lost.append(live)
+    lost: list[Live] = []
+    for stand, lives, is_here in groups:
+        by_copies: dict[int, list[Live]] = collections.defaultdict(list)
+        for live in lives:
+            by_copies[elsewhere.get(live.block, 0) + is_here].append(live)
+        for copies, found in by_copies.items():
+            state = count_state(stand, found, copies, is_certain)
+            states[part_of(found[0].block)].append(state)
+            if state.lost_blocks:
+                lost += found
     return Counted({part: total(found) for part, found in states.items()}, lost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 from p2pfs.core.audit import Live, Stand
@@ -67,7 +68,7 @@ class Standing:
         cluster = self._cluster
         reachable = frozenset(member.id for member in cluster.members() if member.is_reachable)
         possible = cluster.limited(1 << 16)
-        return lambda shard: Stand(cluster.id, cluster.order(shard), reachable, possible)
+        return functools.cache(lambda shard: Stand(cluster.id, cluster.order(shard), reachable, possible))
 
     def compare(
         self, inventory: Inventory, parts: Sequence[int], report: Report, haul: Haul, progress: Callable[[int], None]
@@ -84,7 +85,7 @@ class Standing:
             self._backlog.replace(part, found.missing)
             haul.add(found.unwanted)
             gathered[part] = found
-            size += len(found.counted) + len(found.surplus)
+            size += sum(len(alike.lives) for alike in found.counted) + len(found.surplus)
             if size >= AT_ONCE or done == len(parts):
                 self._ask_about(gathered, report)
                 gathered, size = {}, 0

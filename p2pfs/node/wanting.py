@@ -137,7 +137,7 @@ def _enter(inventory: Inventory, found: dict[Multihash, Live]) -> News:
     new: dict[Multihash, Live] = {}
     raised: list[Live] = []
     for part, lives in parts.items():
-        known = inventory.bucket(part)
+        known = inventory.find(part, {live.block for live in lives})
         for live in lives:
             before = known.get(live.block)
             if before is None or not before.copies:

@@ -6,12 +6,20 @@ gathered. Nothing is changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from p2pfs.core.audit import Live, Stand, Task, decide
 from p2pfs.core.multihash import Multihash, shard_of
 from p2pfs.store.base import BlockStore, Seen
+
+
+class Alike(NamedTuple):
+    """Wanted blocks of one shard for which the same is to be done: they differ in name and size only."""
+
+    lives: list[Live]
+    is_here: bool
 
 
 class Comparison(NamedTuple):
@@ -21,8 +29,8 @@ class Comparison(NamedTuple):
     """Should be here, and is not."""
     surplus: list[tuple[Live, Seen]]
     """Here, and others' to hold."""
-    counted: list[tuple[Live, bool]]
-    """This node is in charge of counting the copies; with each, whether one is here."""
+    counted: list[Alike]
+    """This node is in charge of counting the copies."""
     unwanted: list[tuple[Multihash, Seen]]
     """Here, and no pin wants it."""
     kept: list[Live]
@@ -33,8 +41,8 @@ def compare(
     store: BlockStore, live: Mapping[Multihash, Live], shards: Iterable[int], stand_in: Callable[[int], Stand]
 ) -> Comparison:
     """All blocks of these shards: the live ones, and those on the disk. Raises what looking at the disk raises."""
-    here = {block for shard in shards for block in store.iterate(shard)}
-    return _compare(store, live, here, stand_in, live.keys() | here)
+    here = set().union(*map(store.iterate, shards))
+    return _compare(store, live, here, stand_in)
 
 
 def compare_some(
@@ -42,32 +50,33 @@ def compare_some(
 ) -> Comparison:
     """These live blocks only."""
     here = {block for block in live if store.has(block)}
-    return _compare(store, live, here, stand_in, live)
+    return _compare(store, live, here, stand_in)
 
 
 def _compare(
-    store: BlockStore, live: Mapping[Multihash, Live], here: set[Multihash], stand_in: Callable[[int], Stand],
-    blocks: Iterable[Multihash],
+    store: BlockStore, live: Mapping[Multihash, Live], here: set[Multihash], stand_in: Callable[[int], Stand]
 ) -> Comparison:
     found = Comparison([], [], [], [], [])
-    stands: dict[int, Stand] = {}
-    for block in blocks:
-        shard = shard_of(block)
-        stand = stands.get(shard)
-        if stand is None:
-            stand = stands[shard] = stand_in(shard)
-        wanted, is_here = live.get(block), block in here
-        task = decide(stand, wanted, is_here)
-        if wanted is None:
-            if task & Task.COLLECT and (seen := store.seen(block)):
-                found.unwanted.append((block, seen))
-            continue
-        if is_here and not wanted.copies:
-            found.kept.append(wanted)
+    for lives, is_here in _alike(live.values(), here):
+        task = decide(stand_in(shard_of(lives[0].block)), lives[0], is_here)
+        if is_here and not lives[0].copies:
+            found.kept.extend(lives)
         if task & Task.FETCH:
-            found.missing.append(wanted)
-        if task & Task.GIVE_UP and (seen := store.seen(block)):
-            found.surplus.append((wanted, seen))
+            found.missing.extend(lives)
+        if task & Task.GIVE_UP:
+            found.surplus.extend((it, seen) for it in lives if (seen := store.seen(it.block)))
         if task & Task.COUNT:
-            found.counted.append((wanted, is_here))
+            found.counted.append(Alike(lives, is_here))
+    for block in here - live.keys():
+        task = decide(stand_in(shard_of(block)), None, is_here=True)
+        if task & Task.COLLECT and (seen := store.seen(block)):
+            found.unwanted.append((block, seen))
     return found
+
+
+def _alike(lives: Iterable[Live], here: set[Multihash]) -> Iterator[Alike]:
+    groups: dict[tuple[int, int, bool, bool], list[Live]] = collections.defaultdict(list)
+    for live in lives:
+        block, copies, _, is_branch = live
+        groups[shard_of(block), copies, is_branch, block in here].append(live)
+    return (Alike(found, is_here) for (_, _, _, is_here), found in groups.items())

@@ -151,20 +151,18 @@ class DiskStore:
 
     def iterate(self, shard: int) -> Iterator[Multihash]:
         """See `BlockStore.iterate`."""
-        yield from (block for _, block in sorted(self._list(shard)))
+        yield from filter(None, map(layout.parse_name, sorted(self._list(shard))))
 
-    def _list(self, shard: int) -> list[tuple[str, Multihash]]:
-        """(path, block) of every file in a shard's folder that has the name of a block."""
+    def _list(self, shard: int) -> list[str]:
+        """The names in a shard's folder that may be those of its blocks."""
         folder = layout.SHARD_FOLDERS[shard]
         path = os.path.join(self._blocks, folder)
         try:
-            names = os.listdir(path)
+            return [name for name in os.listdir(path) if name.startswith(folder)]
         except ABSENT:
             return []
         except OSError as error:
             raise disk_error(f"cannot list {path}", error) from error
-        blocks = ((name, layout.parse_name(name)) for name in names if name.startswith(folder))
-        return [(f"{path}/{name}", block) for name, block in blocks if block]
 
     # --- changing ------------------------------------------------------------------------------------
 
@@ -344,8 +342,8 @@ class DiskStore:
     def _count_shard(self, shard: int) -> bool:
         mark = self._changes.mark(shard)
         blocks = size = 0
-        for path, _ in self._list(shard):
-            found = _look(path)
+        for block in self.iterate(shard):
+            found = _look(self._path(block))
             if found and stat.S_ISREG(found.st_mode):
                 blocks += 1
                 size += found.st_size

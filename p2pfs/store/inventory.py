@@ -10,10 +10,12 @@ An inventory is of use as long as the process runs: nothing is synced, and files
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
+from typing import Any
 
 from p2pfs.core.audit import Live
 from p2pfs.core.multihash import Multihash
@@ -22,8 +24,8 @@ from p2pfs.store.files import write_all
 
 BUCKETS = 256
 _BLOCK_BYTES = 34
-_RECORD = struct.Struct(">34sIHB")
-"""Multihash, size, copies, is_branch."""
+_RECORD = struct.Struct(">34sHI?")
+"""The fields of a `Live`."""
 _MAX_SIZE = 2**32 - 1
 _MAX_COPIES = 2**16 - 1
 
@@ -46,10 +48,16 @@ class Inventory:
         Sizes beyond 4 GiB, which only a false catalog record claims, are kept as that. Raises ValueError for a block
         that no store can hold: an identity hash.
         """
-        for block, copies, size, is_branch in lives:
+        for live in lives:
+            block = live.block
             if len(block) != _BLOCK_BYTES:
                 raise ValueError(f"{block.hex()} names no stored block")
-            self._waiting[block[2]] += _RECORD.pack(block, min(size, _MAX_SIZE), min(copies, _MAX_COPIES), is_branch)
+            try:
+                record = _RECORD.pack(*live)
+            except struct.error:
+                _, copies, size, is_branch = live
+                record = _RECORD.pack(block, min(copies, _MAX_COPIES), min(size, _MAX_SIZE), is_branch)
+            self._waiting[block[2]] += record
             self._waiting_bytes += _RECORD.size
             if self._waiting_bytes > self._limit_bytes:
                 self._spill()
@@ -83,15 +91,25 @@ class Inventory:
 
         Raises OSError when what was written cannot be read.
         """
-        found: dict[Multihash, Live] = {}
-        for data in (self._read(number), self._waiting[number]):
-            for block, size, copies, is_branch in _RECORD.iter_unpack(data):
-                known = found.get(block)
-                if known is not None:
-                    copies, is_branch = max(copies, known.copies), is_branch or known.is_branch
-                    size = max(size, known.size)
-                found[block] = Live(block, copies, size, bool(is_branch))
+        lives = list(map(Live._make, self._records(number)))
+        found = {live.block: live for live in lives}
+        if len(found) < len(lives):
+            for live in lives:
+                found[live.block] = _merged(live, found[live.block])
         return found
+
+    def find(self, number: int, blocks: Container[Multihash]) -> dict[Multihash, Live]:
+        """Of the blocks of a bucket these alone, as `bucket` gives them, in a fraction of its time. Raises OSError."""
+        found: dict[Multihash, Live] = {}
+        for record in self._records(number):
+            if record[0] in blocks:
+                live = Live._make(record)
+                found[live.block] = _merged(live, found.get(live.block, live))
+        return found
+
+    def _records(self, number: int) -> Iterator[tuple[Any, ...]]:
+        written, waiting = self._read(number), self._waiting[number]
+        return itertools.chain(_RECORD.iter_unpack(written), _RECORD.iter_unpack(waiting))
 
     def _read(self, bucket: int) -> bytes:
         length = self._written[bucket]
@@ -119,3 +137,9 @@ class Inventory:
                 os.unlink(self._path(bucket))
         with contextlib.suppress(OSError):  # not there, or somebody has put something into it
             os.rmdir(self._folder)
+
+
+def _merged(live: Live, other: Live) -> Live:
+    """What two records want of a block together."""
+    block, copies, size, is_branch = live
+    return Live(block, max(copies, other.copies), max(size, other.size), is_branch or other.is_branch)

@@ -11,8 +11,6 @@ blocks over their allocation groups, and a start that has to clear it looks at 1
 
 from __future__ import annotations
 
-import re
-
 from p2pfs import errors
 from p2pfs.core.multihash import BLAKE3, SHA2_256, Multihash
 
@@ -24,7 +22,7 @@ SHARD_FOLDERS = tuple(f"{shard:03x}" for shard in range(SHARDS))
 
 _SUFFIXES = {bytes((SHA2_256, 32)): "", bytes((BLAKE3, 32)): ".blake3"}
 _PREFIXES = {suffix: prefix for prefix, suffix in _SUFFIXES.items()}
-_NAME = re.compile(r"([0-9a-f]{64})(\.[a-z0-9]+)?", re.ASCII)
+_DIGITS = 64
 
 
 def block_name(block: Multihash) -> str:
@@ -37,8 +35,11 @@ def block_name(block: Multihash) -> str:
 
 def parse_name(name: str) -> Multihash | None:
     """The block that a file of this name would be; None for a foreign file."""
-    found = _NAME.fullmatch(name)
-    if not found:
+    digits = name[:_DIGITS]
+    prefix = _PREFIXES.get(name[_DIGITS:])
+    try:
+        digest = bytes.fromhex(digits)
+    except ValueError:
         return None
-    prefix = _PREFIXES.get(found[2] or "")
-    return prefix + bytes.fromhex(found[1]) if prefix else None
+    # Not every text that `fromhex` reads is how we write it: it takes capitals and spaces.
+    return prefix + digest if prefix and digest.hex() == digits and len(digits) == _DIGITS else None

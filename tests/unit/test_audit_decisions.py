@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfs.core.audit import Live, Stand, Task, count_state, decide, is_in_charge, owners, wanted
-from p2pfs.core.health import Figures
+from p2pfs.core.health import Figures, total
 
 BLOCK = b"\x12\x20" + bytes(32)
 ORDER = ("a", "b", "c", "d")
@@ -105,6 +105,13 @@ def test_exactly_one_is_in_charge_when_all_see_the_same(stand: Stand, live: Live
     assert in_charge == there[:1]
 
 
+@given(STANDS, LIVES, LIVES, st.booleans())
+def test_alike_blocks_are_treated_alike(stand: Stand, live: Live, other: Live, is_here: bool) -> None:
+    alike = live._replace(block=b"\x12\x20" + bytes(31) + b"\1", size=other.size)
+    assert decide(stand, alike, is_here) == decide(stand, live, is_here)
+    assert owners(stand, alike) == owners(stand, live)
+
+
 class Counting(NamedTuple):
     copies: int
     is_certain: bool
@@ -123,21 +130,30 @@ class Counting(NamedTuple):
 def test_what_a_block_adds_to_the_figures(case: Counting, live: Live) -> None:
     expected = Figures(**{f"{kind}_{unit}": 1 if unit == "blocks" else 1000
                           for kind in case.kinds for unit in ("blocks", "bytes")})
-    assert count_state(stand("a"), live, case.copies, case.is_certain) == expected
+    assert count_state(stand("a"), [live], case.copies, case.is_certain) == expected
 
 
 def test_one_copy_is_no_risk_where_no_more_are_wanted() -> None:
     for live, stand_ in ((leaf(1), stand("a")), (leaf(3), stand("a", order=("a",)))):
-        assert count_state(stand_, live, 1, True) == Figures(live_blocks=1, live_bytes=1000)
+        assert count_state(stand_, [live], 1, True) == Figures(live_blocks=1, live_bytes=1000)
 
 
 def test_what_is_only_kept_is_not_counted() -> None:
-    assert count_state(stand("a"), leaf(0), 0, True) == Figures()
+    assert count_state(stand("a"), [leaf(0)], 0, True) == Figures()
+
+
+@given(STANDS, LIVES, st.lists(st.integers(0, 2**21), max_size=5), st.integers(0, 9), st.booleans())
+def test_alike_blocks_count_together_as_one_by_one(
+    stand: Stand, live: Live, sizes: list[int], copies: int, is_certain: bool
+) -> None:
+    lives = [live._replace(size=size) for size in sizes]
+    one_by_one = total(count_state(stand, [it], copies, is_certain) for it in lives)
+    assert count_state(stand, lives, copies, is_certain) == one_by_one
 
 
 @given(STANDS, LIVES, st.integers(0, 9), st.booleans())
 def test_the_kinds_are_among_those_below(stand: Stand, live: Live, copies: int, is_certain: bool) -> None:
-    state = count_state(stand, live, copies, is_certain)
+    state = count_state(stand, [live], copies, is_certain)
     assert state.live_blocks == (live.copies > 0)
     assert state.below_blocks == (copies < wanted(stand, live))
     assert state.single_blocks + state.silent_blocks + state.lost_blocks <= state.below_blocks <= state.live_blocks

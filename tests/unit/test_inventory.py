@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def test_what_is_small_stays_in_memory(tmp_path: Path) -> None:
     found.add(lives(1000))
     assert not (tmp_path / "audit").exists()
     assert everything(found) == merged(lives(1000))
+
+
+@settings(max_examples=60, deadline=None)
+@given(LIVES, st.sets(st.sampled_from(FEW_BLOCKS)))
+def test_some_blocks_are_found_as_all_are(entered: list[Live], wanted: set[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = Inventory(folder + "/audit", memory_bytes=10 * RECORD_BYTES)
+        found.add(entered)
+        for number in range(BUCKETS):
+            some = {block: live for block, live in found.bucket(number).items() if block in wanted}
+            assert found.find(number, wanted) == some
 
 
 def test_a_bucket_has_the_digests_that_begin_with_its_number(tmp_path: Path) -> None:
