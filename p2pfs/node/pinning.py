@@ -233,7 +233,11 @@ class Pinning:
     @staticmethod
     def _fetch_bucket(peer: Peer, number: int) -> list[Pin]:
         def use(stream: Iterator[bytes]) -> list[Pin]:
-            return [Pin.from_wire(row) for part in stream for row in wire.parse_json(part, list)]
+            found: list[Pin] = []
+            for part in stream:
+                found += map(Pin.from_wire, wire.parse_json(part, list))
+                green.sleep(0)  # parts that have come already would be worked off in one go
+            return found
 
         return peer.call("catalog", lambda connection: use(connection.stream("BUCKET", number)))
 
@@ -286,8 +290,12 @@ class Pinning:
         return gone
 
     def _tend_journal(self) -> float:
+        steps = self.catalog.journal_steps()
         try:
-            self.run(self.catalog.tend_journal)
+            begin = time.monotonic()
+            while self.run(lambda: next(steps, 0)):
+                green.sleep(time.monotonic() - begin)  # pins that are made meanwhile, and others, get their turn
+                begin = time.monotonic()
         except errors.NoSpace as error:
             log.warning("%s; again in %g s", error, JOURNAL_RETRY_S)
             return JOURNAL_RETRY_S

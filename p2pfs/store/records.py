@@ -18,6 +18,8 @@ from p2pfs.core.hlc import stamp_of
 from p2pfs.core.pins import Pin
 from p2pfs.store.database import is_damage
 
+_PARTS = ("NOT removed", "removed")
+"""Each has an index by age."""
 COLUMNS = "cid, name, size, sha256, replicas, blocks, created, stamp, origin, removed"
 
 
@@ -91,7 +93,8 @@ class Records:
     def newest_stamp(self) -> int:
         """The largest stamp of any record, 0 without one: where the node's clock has to go on."""
         with self._errors():
-            return int(self._db.execute("SELECT coalesce(max(stamp), 0) FROM pins").fetchone()[0])
+            newest = (self._db.execute(f"SELECT max(stamp) FROM pins WHERE {which}").fetchone()[0] for which in _PARTS)
+            return max((stamp for stamp in newest if stamp is not None), default=0)
 
     def _select(self, where: str, *args: Any) -> list[Pin]:
         with self._errors():

@@ -8,11 +8,12 @@ it merges all records in any order; the newest of each key holds anyway.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,66 @@ MAX_LINE = 1024 * 1024
 """Bytes of a line that is read; a record has at most some 8 KiB, a header 100 bytes a member."""
 
 
+SYNC_BYTES = 8 * 1024 * 1024
+"""A snapshot is synced each so often, so that its end does not take long."""
+
+
+class Snapshot:
+    """A file of records that takes the place of the one at `path` when it is complete. Every call raises NoSpace."""
+
+    def __init__(self, path: Path, count: int, meta: Mapping[str, str]) -> None:
+        """`count`: how many records there are now; more may be added, of those that come meanwhile."""
+        self._path = path
+        self._temporary = path.with_name(path.name + TEMP_ENDING)
+        self.lines = 0
+        """Records that were added."""
+        self._unsynced = 0
+        with self._errors():
+            self._file = open(self._temporary, "wb")  # noqa: SIM115  closed by close()
+            self._file.write(_header(count, meta))
+
+    def add(self, pins: Iterable[Pin]) -> None:
+        """Add records."""
+        with self._errors():
+            for pin in pins:
+                self._unsynced += self._file.write(pin.to_bytes() + b"\n")
+                self.lines += 1
+            if self._unsynced > SYNC_BYTES:
+                self._sync()
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._unsynced = 0
+
+    def finish(self) -> None:
+        """Replace the other file. Durable on return."""
+        with self._errors():
+            self._sync()
+            os.replace(self._temporary, self._path)
+            sync_folder(str(self._path.parent))
+            self._file.close()
+
+    def close(self) -> None:
+        """Without `finish`, nothing is left of it."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):  # what was not written yet, on a full disk
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise errors.NoSpace(f"cannot write the catalog's snapshot {self._path}: {error.strerror}") from error
+
+
 def write_snapshot(path: Path, pins: Iterable[Pin], count: int, meta: Mapping[str, str] | None = None) -> None:
     """Replace the file with these `count` records, or leave it as it was. Durable on return. Raises NoSpace."""
-    temporary = path.with_name(path.name + TEMP_ENDING)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(_header(count, meta or {}))
-            for pin in pins:
-                file.write(pin.to_bytes() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(str(path.parent))
-    except OSError as error:
-        raise errors.NoSpace(f"cannot write the catalog's snapshot {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with contextlib.closing(Snapshot(path, count, meta or {})) as snapshot:
+        snapshot.add(pins)
+        snapshot.finish()
 
 
 def _header(count: int, meta: Mapping[str, str]) -> bytes:
@@ -105,9 +150,17 @@ class Journal:
         self.is_current = lines is not None
         """All that the catalog knows is in it; if not, it wants to be rewritten."""
         self._fd: int | None = None
+        self._next: Snapshot | None = None
+        """What is being written to replace it."""
 
-    def append(self, pins: Iterable[Pin]) -> None:
+    def append(self, pins: Collection[Pin]) -> None:
         """Add records, in one write. A failure is logged and makes the journal one that is not current, or whole."""
+        if self._next is not None:
+            try:
+                self._next.add(pins)
+            except errors.NoSpace as error:
+                log.warning("the catalog's journal is not written anew: %s", error)
+                self._abandon()
         data = b"".join(pin.to_bytes() + b"\n" for pin in pins)
         try:
             fd = self._open()
@@ -145,11 +198,37 @@ class Journal:
                 os.pwrite(self._fd, b"\n", size)
         return self._fd
 
-    def rewrite(self, pins: Iterable[Pin], count: int, meta: Mapping[str, str]) -> None:
-        """Make a snapshot of these records the file, durably. Raises NoSpace, and the file is as it was."""
-        write_snapshot(self.path, pins, count, meta)
-        self._let_go()
-        self.lines, self.is_current = count, True
+    def rewrite(self, pages: Iterable[list[Pin]], count: int, meta: Mapping[str, str]) -> Iterator[int]:
+        """Make a snapshot of these records the file, a page at a time; what is appended meanwhile is in it, too.
+
+        Yields the number of records that are written; the file is replaced, durably, at the end. Raises NoSpace, and
+        the file is as it was. To begin again ends it, and so does `spoil`.
+        """
+        self._abandon()
+        mine = self._next = Snapshot(self.path, count, meta)
+        try:
+            for page in pages:
+                if self._next is not mine:
+                    return
+                mine.add(page)
+                yield mine.lines
+            if self._next is mine:
+                mine.finish()
+                self._let_go()
+                self.lines, self.is_current = mine.lines, True
+        finally:
+            if self._next is mine:
+                self._abandon()
+
+    def spoil(self) -> None:
+        """It holds what the catalog no longer knows: it wants to be rewritten, from the beginning."""
+        self.is_current = False
+        self._abandon()
+
+    def _abandon(self) -> None:
+        if self._next is not None:
+            self._next.close()
+            self._next = None
 
     def sync(self) -> int:
         """Make what was appended durable; returns the size of the file in bytes. Raises NoSpace."""
@@ -162,6 +241,7 @@ class Journal:
 
     def close(self) -> None:
         """Nothing is appended any more."""
+        self._abandon()
         self._let_go()
 
     def _let_go(self) -> None:

@@ -462,6 +462,47 @@ def test_the_journal_is_written_anew_when_most_of_it_is_history(path: Path, jour
     assert set(everything(opened(path, journal))) == {pin(number, stamp=39) for number in range(100)}
 
 
+def test_pins_that_come_while_the_journal_is_written_anew_are_in_it(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(2500)])
+    steps = catalog.journal_steps()
+    assert (next(steps), next(steps)) == (1000, 2000)
+    late = [pin(number, stamp=2) for number in (1, 2499, 9000, 9001)]
+    catalog.merge(late)
+    assert set(late) <= set(all_lines(journal)), "the old file is the journal until the new one is complete"
+    assert [number >= 2504 for number in steps] == [True]
+    assert set(late) <= set(all_lines(journal)) and len(all_lines(journal)) >= 2502
+    wanted = catalog.digests()
+    lose(path)
+    assert opened(path, journal).digests() == wanted
+
+
+def test_to_write_the_journal_anew_can_be_begun_again(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(1500)])
+    given_up = catalog.journal_steps()
+    next(given_up)
+    steps = catalog.journal_steps()
+    next(steps)
+    assert list(given_up) == []
+    assert next(steps) == 1500 and list(steps) == []
+    assert len(all_lines(journal)) == 1500
+    catalog.close()
+    assert sorted(found.name for found in path.parent.glob("catalog.jsonl*")) == ["catalog.jsonl"]
+
+
+def test_what_is_purged_while_the_journal_is_written_anew_is_not_in_it(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([*(pin(number) for number in range(1500)), pin(2000, stamp=stamp_of(5), removed=True)])
+    steps = catalog.journal_steps()
+    next(steps)
+    assert catalog.purge(10) == 1
+    assert list(steps) == []
+    catalog.tend_journal()
+    assert len(all_lines(journal)) == 1500 and pin(2000, stamp=stamp_of(5), removed=True) not in all_lines(journal)
+    catalog.close()
+
+
 def test_a_journal_that_cannot_be_written_stops_no_merge_and_catches_up(
     path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
