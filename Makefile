@@ -9,7 +9,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli kit
 
-.PHONY: help venv demo test test-slow bench bench-dedup soak chaos kills lint format reference clean
+.PHONY: help venv demo test test-slow bench bench-dedup soak chaos kills lint format reference clean bench-scale
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,10 @@ chaos: $(READY)  ## five nodes, users, and seeded faults; every promise checked 
 
 kills: $(READY)  ## 1000 rounds of kill -9 at random moments of stores (docs/CHAOS.md)
 	$(BIN)/python -m kit.kills $(ARGS)
+
+# ARGS: make bench-scale ARGS='--most=100000 catalog node'
+bench-scale: $(READY)  ## what it costs as blocks, pins and members grow (docs/SCALE.md)
+	$(BIN)/python -m kit.scale $(ARGS)
 
 soak: $(READY)  ## an hour of full load on three nodes: nobody is taken for dead, nothing grows
 	$(BIN)/python -m kit.soak $(ARGS)

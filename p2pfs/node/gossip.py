@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from p2pfs import errors, green
-from p2pfs.core import wire
+from p2pfs.core import placement, wire
 from p2pfs.core.member import Member, news_from_wire, news_to_wire
 from p2pfs.core.membership import TICK_S, Change
 from p2pfs.net.connection import Connection
@@ -59,9 +59,17 @@ class Gossip:
         """Merge the rows of a PING, MEMBERS or an answer to one; the sender's own. Raises ProtocolError."""
         sender, rows = news_from_wire(wire.parse_json(body, dict))
         self._watch_identity([sender, *rows])
+        self._prepare([sender, *rows])
         self._report(self.cluster.membership.merge(time.monotonic(), [sender, *rows], sender.id))
         self.cluster.has_met = True
         return sender
+
+    def _prepare(self, members: list[Member]) -> None:
+        """Who joins a large cluster hears of all at once: the hub is not to stand still for so many draws."""
+        for member in members:
+            if member.is_reachable and self.cluster.membership.get(member.id) is None:
+                placement.prepare(member.id)
+                green.sleep(0)
 
     def say_news(self, to: Member) -> bytes:
         """A membership message with what that member may not know yet."""
