@@ -20,6 +20,8 @@ from p2pfs.core.cid import CID
 from p2pfs.core.hlc import MAX_STAMP, ms_of
 
 BUCKETS = 256
+DIGEST_BYTES = 16
+"""Of one record."""
 MAX_NAME_BYTES = 1024
 MAX_REPLICAS = 1024
 CLOCK_SLACK_MS = 60_000
@@ -93,6 +95,13 @@ def bucket_of(key: Key) -> int:
 def record_digest(pin: Pin) -> int:
     """128 bits of the record's canonical bytes. Finds differences by accident, not by malice."""
     return xxhash.xxh3_128_intdigest(pin.to_bytes())
+
+
+def split_digests(body: bytes) -> set[bytes]:
+    """The digests of records in a BUCKET or an answer to one. Raises ProtocolError."""
+    if len(body) % DIGEST_BYTES:
+        raise errors.ProtocolError(f"{len(body)} bytes are no list of {DIGEST_BYTES}-byte digests")
+    return {body[start : start + DIGEST_BYTES] for start in range(0, len(body), DIGEST_BYTES)}
 
 
 # --- how long tombstones live ------------------------------------------------------------------------

@@ -144,7 +144,8 @@ VERBS: dict[str, Verb] = _table(
     Verb("DISCARD", (), "take back blocks of a store that failed, unless somebody asked for them since", MAX_MESSAGE),
     Verb("PIN", (), "merge these catalog records, durably", MAX_MESSAGE, is_control=True),
     Verb("DIGESTS", (), "digests of the catalog's 256 buckets", is_control=True),
-    Verb("BUCKET", (("bucket", INT),), "all catalog records of one bucket", is_control=True, streams_out=True),
+    Verb("BUCKET", (("bucket", INT),), "what two nodes do not share of one bucket of the catalog", MAX_BLOCK,
+         is_control=True, streams_out=True),
     Verb("HEALTH", (), "what this node's audit found: how many blocks lack copies, and what is left to do",
          is_control=True),
     # for users: the control socket, and clients with a certificate

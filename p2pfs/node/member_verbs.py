@@ -6,7 +6,7 @@ import time
 
 from p2pfs import errors, green
 from p2pfs.core import batches, wire
-from p2pfs.core.pins import BUCKETS, Pin
+from p2pfs.core.pins import BUCKETS, Pin, split_digests
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
 from p2pfs.node.peers import HAVE_BATCH
@@ -120,12 +120,13 @@ def digests(services: Services, session: Session, line: Line) -> None:
 
 
 def bucket(services: Services, session: Session, line: Line) -> None:
-    """BUCKET: its records, in parts."""
+    """BUCKET: the records that the caller lacks, in parts; then which of its own are not here."""
     number = line.args[0]
     if number >= BUCKETS:
         raise errors.ProtocolError(f"there is no bucket {number}")
-    records = services.pinning.run(services.pinning.catalog.bucket, number)
+    theirs = split_digests(session.body())
+    records, alone = services.pinning.run(services.pinning.catalog.differences, number, theirs)
     for start in range(0, len(records), BATCH):
         session.part(wire.dump_json([record.to_wire() for record in records[start : start + BATCH]]))
         green.sleep(0)
-    session.reply()
+    session.reply(b"".join(alone))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from p2pfs import errors, green, metrics
 from p2pfs.core import hlc, pins, wire
 from p2pfs.core.pins import Pin
+from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.peers import Peer
 from p2pfs.store.catalog import COMPARED, Catalog, Digests
@@ -214,7 +215,7 @@ class Pinning:
                 raise errors.DeadlinePassed(f"levelling bucket {number} of {pins.BUCKETS} after {COMPARE_S:g} s")
             if theirs.buckets[number] == ours.buckets[number]:
                 continue
-            here, there = self.run(self.catalog.bucket, number), self._fetch_bucket(peer, number)
+            here, there = self._differences(peer, number)
             left_there = pins.outlived(there, here, compared_ms, ours.purged_ms)
             left_here = pins.outlived(here, there, compared_ms, theirs.purged_ms)
             self.merge(set(there).difference(left_there))
@@ -230,16 +231,20 @@ class Pinning:
         if is_level:
             self._note_comparison(id, begin_ms)
 
-    @staticmethod
-    def _fetch_bucket(peer: Peer, number: int) -> list[Pin]:
-        def use(stream: Iterator[bytes]) -> list[Pin]:
-            found: list[Pin] = []
-            for part in stream:
-                found += map(Pin.from_wire, wire.parse_json(part, list))
-                green.sleep(0)  # parts that have come already would be worked off in one go
-            return found
+    def _differences(self, peer: Peer, number: int) -> tuple[list[Pin], list[Pin]]:
+        """The records of a bucket that only this node has, and those that only the peer has."""
+        ours = b"".join(self.run(self.catalog.bucket_digests, number))
+        there: list[Pin] = []
 
-        return peer.call("catalog", lambda connection: use(connection.stream("BUCKET", number)))
+        def use(connection: Connection) -> bytes:
+            answer = connection.stream("BUCKET", number, body=ours)
+            for part in answer:
+                there.extend(map(Pin.from_wire, wire.parse_json(part, list)))
+                green.sleep(0)  # parts that have come already would be worked off in one go
+            return answer.result
+
+        alone = pins.split_digests(peer.call("catalog", use))
+        return self.run(self.catalog.pick, number, alone), there
 
     @staticmethod
     def _send(peer: Peer, records: list[Pin]) -> None:

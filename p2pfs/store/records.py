@@ -7,7 +7,7 @@ Blocking, plain Python, for one native thread at a time.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,20 @@ class Records:
     def bucket(self, number: int) -> list[Pin]:
         """All records of a bucket, tombstones among them, by CID and name."""
         return self._select("bucket = ? ORDER BY cid, name", number)
+
+    def bucket_digests(self, number: int) -> set[bytes]:
+        """The digests of its records."""
+        with self._errors():
+            return {digest for (digest,) in self._db.execute("SELECT digest FROM pins WHERE bucket = ?", (number,))}
+
+    def pick(self, number: int, digests: Iterable[bytes]) -> list[Pin]:
+        """The records of a bucket that have these digests, as far as there are such."""
+        return [pin for digest in digests for pin in self._select("bucket = ? AND digest = ?", number, digest)]
+
+    def differences(self, number: int, theirs: set[bytes]) -> tuple[list[Pin], set[bytes]]:
+        """Of a bucket: the records whose digests are not among theirs, and those of theirs that no record has."""
+        ours = self.bucket_digests(number)
+        return self.pick(number, ours - theirs), theirs - ours
 
     def newest_stamp(self) -> int:
         """The largest stamp of any record, 0 without one: where the node's clock has to go on."""

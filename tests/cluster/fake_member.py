@@ -134,10 +134,15 @@ def _text(data: bytes) -> Behaviour:
     return answer
 
 
+def _bucket(fake: FakeMember, session: Session, line: Line) -> None:
+    """It has none of those records, and no other ones."""
+    session.reply(session.body())
+
+
 _HONEST: dict[str, Behaviour] = {
     "HELLO": _hello, "PING": _news, "MEMBERS": _news, "PINGREQ": _text(b""), "HAVE": _have, "PUT": _put, "GET": _get,
     "DISCARD": _text(b"0"), "PIN": _json({"changed": 0}), "DIGESTS": _text(b"\n".join([b"0" * 32] * BUCKETS)),
-    "BUCKET": _text(b""), "HEALTH": _json({**Figures().to_wire(), "is_current": True, "is_running": False,
+    "BUCKET": _bucket, "HEALTH": _json({**Figures().to_wire(), "is_current": True, "is_running": False,
                                           "oldest_scrub_s": None}),
 }
 

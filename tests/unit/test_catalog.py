@@ -391,6 +391,21 @@ def all_lines(journal: Path) -> list[Pin]:
     return found
 
 
+def test_the_differences_of_a_bucket_are_what_only_one_side_has(path: Path, journal: Path) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(2000)])
+    theirs = set(catalog.bucket(7)[2:])
+    digests = {record_digest(record).to_bytes(16, "big") for record in theirs}
+    assert digests < catalog.bucket_digests(7)
+    alone = {b"a" * 16, b"b" * 16}
+    records, unknown = catalog.differences(7, digests | alone)
+    assert set(records) == set(catalog.bucket(7)) - theirs and len(records) == 2
+    assert unknown == alone
+    assert set(catalog.pick(7, digests | alone)) == theirs
+    assert catalog.pick(8, digests) == []
+    catalog.close()
+
+
 def test_a_snapshot_and_what_came_later_restore_everything(path: Path, journal: Path) -> None:
     catalog = opened(path, journal)
     catalog.merge([pin(number, f"näme {number}", removed=number % 7 == 0) for number in range(50)])

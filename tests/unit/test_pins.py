@@ -25,6 +25,7 @@ from p2pfs.core.pins import (
     newer,
     outlived,
     record_digest,
+    split_digests,
 )
 
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=40)
@@ -145,6 +146,15 @@ def test_digests_and_buckets_never_change_silently() -> None:
 
 GOLDEN_DIGEST = 0x120e2f91bad6aed716ac9e361490f74d
 GOLDEN_BUCKET = 139
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_digests_or_refused(body: bytes) -> None:
+    if len(body) % 16:
+        with pytest.raises(errors.ProtocolError):
+            split_digests(body)
+    else:
+        assert split_digests(body) == {body[start : start + 16] for start in range(0, len(body), 16)}
 
 
 DAY_MS = 24 * 3600 * 1000
