@@ -30,10 +30,16 @@ def catalog(folder: Path, pins: int) -> Iterator[Row]:
         kept = Catalog(folder / "catalog.sqlite")
         kept.keep_journal(folder / "catalog.jsonl")
         roots = [CID(RAW, multihash(SHA2_256, b"%d" % number)) for number in range(min(ROOTS, pins))]
+        batch = max(250, pins // BUCKETS)  # as a new node takes them from another
         with Span() as span:
-            for start in range(0, pins, 250):  # as they come from a peer
-                kept.merge(some_pins(min(250, pins - start), roots, start))
-        yield Row("catalog: a pin that comes from a peer", pins, 1e6 * span.cpu_s / pins, "us CPU", "250 at a time")
+            for start in range(0, pins, batch):
+                kept.merge(some_pins(min(batch, pins - start), roots, start))
+        yield Row("catalog: a pin of many that come from a peer", pins, 1e6 * span.cpu_s / pins, "us CPU",
+                  f"{batch:,} at a time")
+        with Span() as span:
+            for pin in some_pins(100, roots, pins):
+                kept.merge([pin])
+        yield Row("catalog: a pin that comes alone", pins, 1e4 * span.cpu_s, "us CPU")
         pages = 0
         with Span() as span:
             after: Pin | None = None

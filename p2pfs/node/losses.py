@@ -95,7 +95,7 @@ class Losses:
                 def add(lives: list[Live], hurt: dict[Multihash, int] = hurt) -> None:
                     hurt.update((live.block, live.size) for live in lives if live.block in lost)
 
-                Marking(self._local, self._fetcher, view, add).mark(pin)
+                Marking(self._local, self._fetcher, view, add).mark([pin])
                 if hurt:
                     found.append(LostPin(pin, len(hurt), sum(hurt.values())))
             after = page[-1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from p2pfs import errors, green
 from p2pfs.core import dag
@@ -44,19 +44,23 @@ class Marking:
         self.unreadable: list[CID] = []
         """Roots below which a branch could not be read: what they want is known in part only."""
 
-    def mark(self, pin: Pin) -> None:
-        """Everything below the root of a pin; of a removed one, as kept for a while and not wanted.
+    def mark(self, pins: Iterable[Pin]) -> None:
+        """Everything below the roots of pins; of removed ones, as kept for a while and not wanted.
 
         A branch that cannot be read is entered all the same, and the rest of the root is walked.
         """
-        copies = 0 if pin.removed else pin.replicas
-        if len(self._walked) > KNOWN_MOST:
-            self._walked.clear()  # between roots: within one, it guards against DAGs that fan out without end
-        if pin.cid.codec != RAW:
-            if not self._walk(pin.cid, copies):
-                self.unreadable.append(pin.cid)
-        elif not pin.cid.is_identity:
-            self._local.run(self._add, [Live(pin.cid.multihash, copies, pin.size, False)])
+        leaves: list[Live] = []
+        for pin in pins:
+            copies = 0 if pin.removed else pin.replicas
+            if pin.cid.codec != RAW:
+                if len(self._walked) > KNOWN_MOST:
+                    self._walked.clear()  # between roots: within one, it guards against DAGs that fan out without end
+                if not self._walk(pin.cid, copies):
+                    self.unreadable.append(pin.cid)
+            elif not pin.cid.is_identity:
+                leaves.append(Live(pin.cid.multihash, copies, pin.size, False))
+        if leaves:
+            self._local.run(self._add, leaves)
 
     def _walk(self, root: CID, copies: int) -> bool:
         """True when every branch could be read."""

@@ -23,7 +23,8 @@ INVENTORY_BYTES = 8 * 1024 * 1024
 """Of memory, about 200,000 blocks; more go to files in `temp`."""
 RECENT_MOST = 10_000
 """Pins that are looked at one by one when they arrive; if there are more at once, all are walked."""
-PAGE = 1000
+PAGE = 250
+"""Pins that are walked together, and between two reports of progress."""
 
 
 class News(NamedTuple):
@@ -81,15 +82,13 @@ class Wanting:
         catalog = self._pinning.catalog
         after = None
         while page := self._pinning.run(catalog.pins, after, PAGE):
-            for pin in page:
-                marking.mark(pin)
-                report.pins += 1
-                progress(report.pins)
+            marking.mark(page)
+            report.pins += len(page)
+            progress(report.pins)
             after = page[-1]
         after = None
         while page := self._pinning.run(catalog.removed_since, since_ms, after, PAGE):
-            for pin in page:
-                marking.mark(pin)
+            marking.mark(page)
             after = page[-1]
 
     def enter_recent(self) -> News | None:
@@ -110,8 +109,7 @@ class Wanting:
 
         with self._buffers.buffer() as view:
             marking = Marking(self._local, self._fetcher, view, add)
-            for pin in pins:
-                marking.mark(pin)
+            marking.mark(pins)
         news = self._local.run(_enter, self.inventory, found)
         return None if marking.unreadable or self._is_overrun else news  # more may have come meanwhile
 

@@ -95,6 +95,6 @@ def test_what_a_walk_remembers_of_branches_is_bounded(monkeypatch: pytest.Monkey
     found: list[Live] = []
     walk = Marking(cast(Any, Lacking()), cast(Any, Lacking()), memoryview(bytearray(1)), found.extend)
     for number in range(20):
-        walk.mark(pin(number)._replace(cid=CID(DAG_PB, pin(number).cid.multihash)))
+        walk.mark([pin(number)._replace(cid=CID(DAG_PB, pin(number).cid.multihash))])
         assert len(walk._walked) <= 4
     assert len(walk.unreadable) == len({live.block for live in found}) == 20
