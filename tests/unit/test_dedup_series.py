@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -33,4 +34,4 @@ def test_pages_of_a_machine_change_in_place_and_rows_of_a_dump_stay_whole(tmp_pa
     assert {len(content) for content in versions("machine", tmp_path / "a", 1)} == {8 * series.MIB}
     rows = [content.splitlines(keepends=True) for content in versions("dump", tmp_path / "b", 1)]
     assert all(row.endswith(b"');\n") and row.count(b"INSERT") == 1 for content in rows for row in content[1:])
-    assert all(len(after) > len(before) for before, after in zip(rows, rows[1:], strict=False))
+    assert all(len(after) > len(before) for before, after in itertools.pairwise(rows))
