@@ -15,7 +15,7 @@ from p2pfs.core.layout import Block, Link
 from p2pfs.core.profile import Profile
 from p2pfs.node.buffers import SMALL, BufferPool, Room
 from p2pfs.node.local import LocalStore
-from p2pfs.node.place import Copies, Placer
+from p2pfs.node.place import Copies, Expectation, Placer
 from p2pfs.node.progress import Work
 from p2pfs.node.renewing import MOST_S
 from p2pfs.store.jobs import Taken
@@ -56,6 +56,7 @@ class Ingest(Work):
         self._small = Room(SMALL_AT_ONCE, SMALL_BYTES_AT_ONCE)
         self._written: dict[str, list[tuple[CID, int]]] = {}
         self._is_kept = False
+        self._expected = Expectation()
         self._renewal = placer.renewal(wanted, renew_s, self.fail)
 
     # --- its greenlets -------------------------------------------------------------------------------
@@ -87,9 +88,11 @@ class Ingest(Work):
                 self._count_new(len(data))
             return
         if cid.codec == DAG_PB:
-            copies = self._placer.put_everywhere(cid, data, self.quorum, self._remember)
+            copies = self._placer.put_everywhere(cid, data, self.quorum, self._remember, self._expected)
         else:
-            copies = self._placer.put(cid, data, self._wanted, self.quorum, self._remember, taken)
+            copies = self._placer.put(
+                cid, data, self._wanted, self.quorum, self._remember, taken, self._expected
+            )
         self._renewal.note(cid)
         self._count(len(data), copies)
 

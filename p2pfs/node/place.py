@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ GRACE_TIMES = 8
 SLOW_S = 3.0
 """Below the quorum, the next rank is tried beside a node that needs longer than this."""
 LOOK_S = 60.0
+ASK_FIRST = 8
+"""After so many blocks of one store running that a member lacked, it is sent the next ones unasked."""
 
 
 class Copies(NamedTuple):
@@ -41,6 +44,24 @@ class Copies(NamedTuple):
 
 Remember = Callable[[CID, str, int], None]
 """Called with a block, a node id and an age token as soon as a copy was written: also when the rest then fails."""
+
+
+class Expectation:
+    """Which members a store still asks before it sends: those that had some of its last blocks (decision 025).
+
+    Who stores something new pays neither for the question nor for the wait; who stores something again sends nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lacked: collections.Counter[str] = collections.Counter()
+
+    def asks(self, id: str) -> bool:
+        """May it have the next block?"""
+        return self._lacked[id] < ASK_FIRST
+
+    def note(self, id: str, had: bool) -> None:
+        """That member had, or lacked, a block of the store."""
+        self._lacked[id] = 0 if had else self._lacked[id] + 1
 
 
 class _Outcome:
@@ -178,12 +199,13 @@ class Placer:
 
     def put(
         self, cid: CID, data: memoryview, wanted: int, quorum: int, remember: Remember,
-        taken: Taken | None = None,
+        taken: Taken | None = None, expected: Expectation | None = None,
     ) -> Copies:
         """Make a block durable on `wanted` nodes, in rank order, those that fail or hang replaced by the next.
 
         With `quorum` copies the rest gets a short grace only (decision 018). `taken` tells what this node's own disk
-        did with it already. Raises TooFewNodes, or NoSpace when it was room that lacked.
+        did with it already; `expected` is what the same store has found so far. Raises TooFewNodes, or NoSpace when
+        it was room that lacked.
         """
         me = self._cluster.id
         outcome = _Outcome(cid, remember)
@@ -192,24 +214,30 @@ class Placer:
         elif taken is not None and taken.refusal is not None:
             outcome.failures[me] = taken.refusal
         if len(outcome.holders) < wanted:
-            _Filling(self._cluster, outcome, lambda id: self._put_at(id, cid, data), wanted, quorum).run()
+            expected = expected or Expectation()
+            _Filling(self._cluster, outcome, lambda id: self._put_at(id, cid, data, expected), wanted, quorum).run()
         if len(outcome.holders) < quorum:
             raise self._too_few(quorum, outcome)
         return Copies(tuple(outcome.holders), outcome.is_new)
 
-    def put_everywhere(self, cid: CID, data: memoryview, quorum: int, remember: Remember) -> Copies:
+    def put_everywhere(
+        self, cid: CID, data: memoryview, quorum: int, remember: Remember, expected: Expectation | None = None
+    ) -> Copies:
         """Put a branch on every member that lives: each can then walk every root by itself."""
-        return self.put(cid, data, self._cluster.size, quorum, remember)
+        return self.put(cid, data, self._cluster.size, quorum, remember, expected=expected)
 
-    def _put_at(self, id: str, cid: CID, data: memoryview) -> int | None:
+    def _put_at(self, id: str, cid: CID, data: memoryview, expected: Expectation) -> int | None:
         if id == self._cluster.id:
             return self._local.put(cid.multihash, data, is_verified=True)
         peer = self._cluster.peer(id)
-        if peer.has_renewed(cid):
-            return None
-        if len(data) <= SMALL:
-            return peer.put_small(cid, bytes(data))
-        return peer.put_block(cid, data)
+        if expected.asks(id) and peer.has_renewed(cid):
+            token = None
+        elif len(data) <= SMALL:
+            token = peer.put_small(cid, bytes(data))
+        else:
+            token = peer.put_block(cid, data)
+        expected.note(id, had=token is None)
+        return token
 
     def renewal(
         self, wanted: int, every_s: Callable[[], float], fail: Callable[[str, BaseException], None]

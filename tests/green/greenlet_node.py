@@ -52,6 +52,7 @@ class ScriptedPeer(Peer):
         self.blocks: dict[bytes, bytes] = {}
         self.messages = 0
         """Of several small blocks."""
+        self.questions = self.puts = 0
         self.hangs = False
         self.lies = False
         self.refuses: errors.P2pfsError | None = None
@@ -73,6 +74,7 @@ class ScriptedPeer(Peer):
 
     def put_block(self, cid: CID, data: memoryview) -> int | None:
         self._answer()
+        self.puts += 1
         is_new = cid.multihash not in self.blocks
         self.blocks[cid.multihash] = bytes(data)
         return 1 if is_new else None
@@ -93,6 +95,7 @@ class ScriptedPeer(Peer):
         return [cid.multihash in self.blocks for cid in cids]
 
     def has_renewed(self, cid: CID) -> bool:
+        self.questions += 1
         return self.have("renew", [cid])[0]
 
 

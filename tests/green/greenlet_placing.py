@@ -141,3 +141,29 @@ def test_when_everybody_hangs_the_error_names_them(world: World) -> None:
         peer.refuses = errors.DeadlinePassed("no answer")
     with pytest.raises(errors.TooFewNodes, match="no answer"):
         put(world, 3, 2, cid, data)
+
+
+def place_all(world: World, blocks: list[tuple[CID, bytes]]) -> tuple[int, int]:
+    """The blocks of one store; how often a member was asked for one, and how many were sent."""
+    expected = place.Expectation()
+    for peer in world.peers.values():
+        peer.questions = peer.puts = 0
+    for cid, data in blocks:
+        world.placer.put(cid, memoryview(data), 1, 1, remember_nothing, expected=expected)
+    return sum(peer.questions for peer in world.peers.values()), sum(peer.puts for peer in world.peers.values())
+
+
+def test_a_store_stops_asking_who_lacks_everything_and_sends_nothing_that_is_there() -> None:
+    world = World(2)
+    blocks = []
+    while len(blocks) < 40:
+        cid, data = new_block()
+        if world.owners(cid, 1) == ["n0"]:
+            blocks.append((cid, data))
+    old, new = blocks[:20], blocks[20:]
+    assert place_all(world, old) == (place.ASK_FIRST, 20), "new: asked about the first few only"
+    assert place_all(world, old) == (20, 0), "the same again: asked about each, nothing is sent"
+    assert place_all(world, old[:10] + new + old[10:]) == (10 + place.ASK_FIRST + 9, 20 + 1), (
+        "resumed, then known again: the first block that was there brings the questions back"
+    )
+    world.close()
