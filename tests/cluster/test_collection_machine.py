@@ -332,7 +332,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 COMMON = settings(
-    deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), print_blob=False
+    database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), print_blob=False
 )
 """A failure is shown as it came: with real nodes and clocks there is no making it smaller."""
 

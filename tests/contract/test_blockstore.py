@@ -529,7 +529,7 @@ class MemoryModel(Model):
 
 
 def test_memory_against_a_dict() -> None:
-    run_state_machine_as_test(MemoryModel, settings=settings(max_examples=50, deadline=None))
+    run_state_machine_as_test(MemoryModel, settings=settings(max_examples=50))
 
 
 def test_disk_against_a_dict(tmp_path: Path) -> None:
@@ -548,5 +548,5 @@ def test_disk_against_a_dict(tmp_path: Path) -> None:
             self.store = DiskStore(tmp_path)
 
     run_state_machine_as_test(
-        DiskModel, settings=settings(max_examples=15, stateful_step_count=30, deadline=None)
+        DiskModel, settings=settings(max_examples=15, stateful_step_count=30)
     )

@@ -6,7 +6,7 @@ import random
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from p2pfs.core.audit import owners
@@ -15,7 +15,7 @@ from tests.sim.audits import GRACE, World, block, placement
 
 IDS = "abcd"
 BLOCKS = [block(number) for number in range(2)]
-MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=150)
 
 Step = tuple[str, int, int]
 
@@ -145,8 +145,7 @@ def test_the_search_finds_a_loss_when_one_of_the_safeguards_is_off(without: str)
         st.tuples(STARTS, steps("view", "view", "learn")),
         lambda case: loses(case[0], case[1], without),
         settings=settings(
-            max_examples=20_000, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
-            suppress_health_check=[HealthCheck.too_slow],
+            max_examples=20_000, derandomize=True, database=None, phases=[Phase.generate],
         ),
     )
 

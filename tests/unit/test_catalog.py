@@ -68,7 +68,7 @@ ROWS = st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.integers(0, 5), st
 
 
 @given(st.lists(ROWS, max_size=15), st.randoms(use_true_random=False))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_two_catalogs_that_saw_the_same_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str, int, bool]], chance: random.Random
 ) -> None:
@@ -741,7 +741,7 @@ def test_no_snapshot_is_not_found(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=300), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_file_is_a_snapshot_or_malformed(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, headed: bool
 ) -> None:

@@ -51,7 +51,7 @@ def test_what_is_small_stays_in_memory(tmp_path: Path) -> None:
     assert everything(found) == merged(lives(1000))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LIVES, st.sets(st.sampled_from(FEW_BLOCKS)))
 def test_some_blocks_are_found_as_all_are(entered: list[Live], wanted: set[bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +83,7 @@ def test_what_is_large_goes_to_disk_and_is_removed_at_the_end(tmp_path: Path) ->
     assert not folder.exists() and not everything(found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches=st.lists(LIVES, max_size=6), memory=st.integers(0, 30))
 def test_duplicates_are_merged_wherever_they_are(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[Live]], memory: int

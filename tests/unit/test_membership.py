@@ -53,7 +53,7 @@ def core(membership: Membership) -> dict[str, Any]:
 
 
 @given(st.lists(MEMBERS, min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_merging_is_commutative_and_idempotent(rows: list[Member]) -> None:
     results = []
     for order in permutations(rows):
@@ -67,7 +67,7 @@ def test_merging_is_commutative_and_idempotent(rows: list[Member]) -> None:
 
 
 @given(st.lists(MEMBERS, min_size=1, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_merging_only_moves_up_and_reports_what_moved(rows: list[Member]) -> None:
     membership = table()
     for one in rows:
@@ -80,7 +80,7 @@ def test_merging_only_moves_up_and_reports_what_moved(rows: list[Member]) -> Non
 
 @given(st.lists(st.builds(row, st.just("me"), st.sampled_from(["alive", "suspect", "dead", "left"]),
                           st.integers(0, 300)), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nobody_else_decides_about_this_node(rows: list[Member]) -> None:
     membership = table()
     assert membership.merge(0.0, rows, "b") == []

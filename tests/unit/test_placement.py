@@ -101,7 +101,7 @@ def test_a_weight_that_grows_takes_and_never_shuffles_others() -> None:
     shard=st.integers(0, SHARDS - 1),
     weights=st.lists(st.floats(0.1, 50), min_size=24, max_size=24),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_each_zone_once_before_any_zone_twice(sizes: list[int], shard: int, weights: list[float]) -> None:
     zones = [f"zone{zone}" for zone, size in enumerate(sizes) for _ in range(size)]
     candidates = [Candidate(f"m{index}", weights[index], zone) for index, zone in enumerate(zones)]
@@ -117,7 +117,7 @@ def test_each_zone_once_before_any_zone_twice(sizes: list[int], shard: int, weig
 
 
 @given(permutation=st.permutations(range(9)), shard=st.integers(0, SHARDS - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_order_of_the_candidates_does_not_matter(permutation: list[int], shard: int) -> None:
     candidates = [Candidate(f"m{index}", 1.0 + index % 3, f"z{index % 4}") for index in range(9)]
     assert order(shard, [candidates[index] for index in permutation]) == order(shard, candidates)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfs import CID, Client, errors
@@ -41,7 +41,6 @@ def test_open_is_a_seekable_binary_file(node: FakeNode, client: Client) -> None:
         file.read(1)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.binary(max_size=400_000), st.lists(st.tuples(st.integers(0, 450_000), st.integers(0, 300_000)), max_size=8))
 def test_a_remote_file_reads_what_a_file_in_memory_does(data: bytes, reads: list[tuple[int, int]]) -> None:
     def read_range(offset: int, length: int) -> Iterator[bytes]:
