@@ -17,10 +17,10 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kit.dedup.series import ALL, Series, Unavailable
-from kit.dedup.tools import Cost, Holdings, Tool, tools
+from kit.dedup.tools import Cost, Holdings, Tool, holdings_of, tools
 from p2pfs.core.profile import CHUNKERS
 
 MIB = 1024 * 1024
@@ -60,7 +60,7 @@ def measure(series: Series, names: list[str], folder: Path, releases: Path, seed
         empty = {name: tool.holdings() for name, tool in ready.items()}
         costs: dict[str, list[Cost]] = {name: [] for name in ready}
         for path in series.make(releases if series.is_download else versions, random.Random(seed)):
-            count, logical = count + 1, logical + path.stat().st_size
+            count, logical = count + 1, logical + size_of(path)
             for name, tool in ready.items():
                 costs[name].append(tool.keep(path))
         return [
@@ -68,6 +68,11 @@ def measure(series: Series, names: list[str], folder: Path, releases: Path, seed
                 sum(cost.seconds for cost in costs[name]), sum(cost.cpu_s for cost in costs[name]))
             for name, tool in ready.items()
         ]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    return holdings_of(path).bytes if path.is_dir() else path.stat().st_size
 
 
 def _grown(before: Holdings, after: Holdings) -> tuple[int, int]:
@@ -97,22 +102,23 @@ def main() -> int:
     names = wanted.tools.split(",")
     if unknown := set(names) - set(NAMES):
         parser.error(f"no such tool: {', '.join(sorted(unknown))}")
-    rows: list[dict[str, Any]] = []
-    print(HEAD)
-    for name in wanted.series or ALL:
-        folder = Path(tempfile.mkdtemp(prefix="p2pfs-dedup-"))
-        releases = wanted.releases or folder / "releases"
+    rows: list[Row] = []
+    print(HEAD, flush=True)
+    with tempfile.TemporaryDirectory(prefix="p2pfs-dedup-", ignore_cleanup_errors=True) as base:
+        releases = wanted.releases or Path(base, "releases")
         releases.mkdir(exist_ok=True)
-        try:
-            for row in measure(ALL[name], names, folder, releases, wanted.seed):
-                print(row, flush=True)
-                rows.append(row._asdict())
-        except Unavailable as error:
-            print(f"left out: {name}: {error}", file=sys.stderr)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        for name in wanted.series or ALL:
+            folder = Path(base, name)
+            folder.mkdir()
+            try:
+                for row in measure(ALL[name], names, folder, releases, wanted.seed):
+                    print(row, flush=True)
+                    rows.append(row)
+            except Unavailable as error:
+                print(f"left out: {name}: {error}", file=sys.stderr)
+            shutil.rmtree(folder)
     if wanted.json:
-        wanted.json.write_text(json.dumps(rows, indent=1))
+        wanted.json.write_text(json.dumps([row._asdict() for row in rows], indent=1))
     return 0
 
 

@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,7 @@ class Series(NamedTuple):
     """The versions, oldest first, in a folder; each is made when it is asked for, and a generated one then replaces
     the one before."""
     is_download: bool = False
-    """The versions are worth keeping for a next run."""
+    """What its folder has got is worth keeping for a next run."""
 
 
 # --- releases ----------------------------------------------------------------------------------------
@@ -50,6 +51,16 @@ def django(folder: Path, _: random.Random) -> Iterator[Path]:
         pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
                "--no-deps", "--no-binary=:all:", "--dest", str(folder), f"django=={release}")
         yield _tar(folder, "django", release, pip)
+
+
+def sources(folder: Path, chance: random.Random) -> Iterator[Path]:
+    """The same releases, unpacked, each as a directory."""
+    target = folder / "sources"
+    for path in django(folder, chance):
+        with tarfile.open(path) as tar:
+            tar.extractall(target, filter="data")
+        yield target / path.stem
+        shutil.rmtree(target)
 
 
 def typescript(folder: Path, _: random.Random) -> Iterator[Path]:
@@ -162,6 +173,7 @@ STATES = ("new", "paid", "packed", "sent", "returned")
 ALL = {
     made.name: made for made in (
         Series("django", "source releases from PyPI, as tars", django, True),
+        Series("sources", "the same, unpacked", sources, True),
         Series("typescript", "releases from npm, as tars", typescript, True),
         Series("machine", "an image of a machine's disk, 4 KiB pages written", machine),
         Series("dump", "a database dump, rows inserted and updated", dump),

@@ -31,7 +31,7 @@ class Holdings(NamedTuple):
 
 
 class Tool(Protocol):
-    """Keeps one file after the other, in a folder of its own, for the length of a `with` block."""
+    """Keeps one version after the other, in a folder of its own, for the length of a `with` block."""
 
     def __enter__(self) -> Self:
         """Make what is needed before the first version."""
@@ -42,7 +42,7 @@ class Tool(Protocol):
         """End what runs."""
 
     def keep(self, path: Path) -> Cost:
-        """Keep a file, without compression."""
+        """Keep a file or directory, without compression."""
 
     def holdings(self) -> Holdings:
         """All that it has on disk for what was kept, its own records among it."""
@@ -65,7 +65,7 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> Cost:
 
 def holdings_of(folder: Path) -> Holdings:
     """The files below, by the sizes that they show."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return Holdings(sum(sizes), len(sizes))
 
 
@@ -137,7 +137,7 @@ class Restic(_Repository):
         self._run("init")
 
     def keep(self, path: Path) -> Cost:
-        """A snapshot of the file."""
+        """A snapshot."""
         return self._run("backup", "--compression=off", str(path))
 
     def _run(self, *args: str) -> Cost:
@@ -155,7 +155,7 @@ class Borg(_Repository):
         self._run("init", "--encryption=none", str(self._repository))
 
     def keep(self, path: Path) -> Cost:
-        """An archive of the file."""
+        """An archive."""
         return self._run("create", "--compression=none", f"{self._repository}::{path.name}", str(path))
 
     def _run(self, *args: str) -> Cost:
