@@ -4,7 +4,7 @@ Fixed sizes are arithmetic. FastCDC (Xia et al., "The Design of Fast Content-Def
 Based Storage Systems", IEEE TPDS 2020) cuts where the content says, so an insertion moves few cuts. Its parameters
 fix the CIDs and never change under one chunker name: pyfastcdc (equal to the crate fastcdc's v2020), normalised
 chunking level 1, seed 0; `fastcdc-1MiB`: average 1 MiB, minimum 256 KiB, maximum 2 MiB; `fastcdc-256KiB`: a quarter
-of each (docs/decisions/025-a-smaller-average.md).
+of each (docs/decisions/026-a-smaller-average.md).
 """
 
 from __future__ import annotations
