@@ -39,8 +39,8 @@ TROUBLE_S = 60.0
 LOST_MOST = 3
 """A member that in so many races running did not send its block before another one did, hangs."""
 HAVE_BATCH = 1024
-PUTS_AT_ONCE = 2
-"""Messages of small blocks on their way to one member: one is sent while its disk syncs another."""
+PUTS_AT_ONCE = 3
+"""Batches of small blocks on their way to one member: it says what it lacks of one, is sent another, syncs a third."""
 ASK_S = 60.0
 """Until a question that waits for its turn is given up."""
 
@@ -59,7 +59,7 @@ class Peer:
             group, f"have-{member.name}", lambda cids: self.have("renew", cids), HAVE_BATCH
         )
         self._small_puts: Batcher[SmallBlock, int | None] = Batcher(
-            group, f"puts-{member.name}", self.put_blocks, batches.BYTES, PUTS_AT_ONCE,
+            group, f"puts-{member.name}", self._put_lacking, batches.BYTES, PUTS_AT_ONCE,
             weigh=lambda block: batches.weight(len(block[1])),
         )
         self.answer_s = 0.01
@@ -153,8 +153,17 @@ class Peer:
             return batches.parse_outcomes(answer, len(blocks))
 
     def put_small(self, cid: CID, data: bytes) -> int | None:
-        """As `put_block`; what waits meanwhile travels together. Its age token when it is new there. Raises NoSpace."""
+        """As `has_renewed`, and as `put_block` if it is not; what waits meanwhile travels together."""
         return self._small_puts.ask((cid, data), ASK_S)
+
+    def _put_lacking(self, blocks: list[SmallBlock]) -> list[Outcome]:
+        outcomes: list[Outcome] = [None] * len(blocks)
+        lacking = [number for number, has in enumerate(self.have("renew", [cid for cid, _ in blocks])) if not has]
+        if lacking:
+            put = self.put_blocks([blocks[number] for number in lacking])
+            for number, outcome in zip(lacking, put, strict=True):
+                outcomes[number] = outcome
+        return outcomes
 
     def get_blocks(self, cids: list[CID]) -> dict[CID, memoryview]:
         """Those of up to `batches.MOST` small blocks that are there, unverified."""

@@ -132,7 +132,8 @@ class _Filling:
                 self._judge()
         finally:
             # Nobody may read the buffer any more when this returns, however it does.
-            self._group.close()
+            if len(self._group):
+                self._group.close()
 
     def _next(self) -> str | None:
         """The next rank to ask now, if any. Beyond the quorum none that is avoided: the audit makes that copy."""
@@ -230,12 +231,9 @@ class Placer:
         if id == self._cluster.id:
             return self._local.put(cid.multihash, data, is_verified=True)
         peer = self._cluster.peer(id)
-        if expected.asks(id) and peer.has_renewed(cid):
-            token = None
-        elif len(data) <= SMALL:
-            token = peer.put_small(cid, bytes(data))
-        else:
-            token = peer.put_block(cid, data)
+        if len(data) <= SMALL:
+            return peer.put_small(cid, bytes(data))
+        token = None if expected.asks(id) and peer.has_renewed(cid) else peer.put_block(cid, data)
         expected.note(id, had=token is None)
         return token
 
