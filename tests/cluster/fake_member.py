@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from kit.cluster import Cluster, wait_until
-from p2pfs.core import wire
+from p2pfs.core import batches, wire
 from p2pfs.core.cid import CID
 from p2pfs.core.health import Figures
 from p2pfs.core.member import Member, news_to_wire
@@ -118,6 +118,19 @@ def _get(fake: FakeMember, session: Session, line: Line) -> None:
         session.reply(data)
 
 
+def _puts(fake: FakeMember, session: Session, line: Line) -> None:
+    lines = []
+    for cid, data in batches.unpack(memoryview(session.body())):
+        lines.append(b"old" if cid.multihash in fake.blocks else b"new 1")
+        fake.blocks[cid.multihash] = bytes(data)
+    session.reply(b"\n".join(lines))
+
+
+def _gets(fake: FakeMember, session: Session, line: Line) -> None:
+    cids = batches.unpack_cids(session.body(), batches.MOST)
+    session.reply(batches.pack((cid, fake.blocks[cid.multihash]) for cid in cids if cid.multihash in fake.blocks))
+
+
 def _json(value: Any) -> Behaviour:
     def answer(fake: FakeMember, session: Session, line: Line) -> None:
         session.body()
@@ -141,6 +154,7 @@ def _bucket(fake: FakeMember, session: Session, line: Line) -> None:
 
 _HONEST: dict[str, Behaviour] = {
     "HELLO": _hello, "PING": _news, "MEMBERS": _news, "PINGREQ": _text(b""), "HAVE": _have, "PUT": _put, "GET": _get,
+    "PUTS": _puts, "GETS": _gets,
     "DISCARD": _text(b"0"), "PIN": _json({"changed": 0}), "DIGESTS": _text(b"\n".join([b"0" * 32] * BUCKETS)),
     "BUCKET": _bucket, "HEALTH": _json({**Figures().to_wire(), "is_current": True, "is_running": False,
                                           "oldest_scrub_s": None}),
@@ -184,6 +198,12 @@ def wrong_bytes(fake: FakeMember, session: Session, line: Line) -> None:
     data = bytearray(fake.blocks[line.args[0].multihash])
     data[len(data) // 2] ^= 1
     session.reply(bytes(data))
+
+
+def wrong_small_bytes(fake: FakeMember, session: Session, line: Line) -> None:
+    """Answer GETS with blocks of the right length and with other bytes."""
+    cids = [cid for cid in batches.unpack_cids(session.body(), batches.MOST) if cid.multihash in fake.blocks]
+    session.reply(batches.pack((cid, bytes(len(fake.blocks[cid.multihash]))) for cid in cids))
 
 
 def garbage(fake: FakeMember, session: Session, line: Line) -> None:

@@ -173,6 +173,56 @@ def test_a_store_goes_to_others_in_seconds_and_its_copies_are_real(
         assert (tmp_path / node.name / "back").read_bytes() == path.read_bytes()
 
 
+def new_tree(folder: Path, name: str) -> Path:
+    tree = folder / name
+    tree.mkdir()
+    for number in range(300):
+        (tree / f"{number}").write_bytes(random.randbytes(1000))
+    return tree
+
+
+@pytest.mark.parametrize(("verb", "behaviour", "named"), [
+    ("PUTS", fakes.stall, "did not take a block"), ("PUTS", fakes.garbage, "printable ASCII"),
+    ("HAVE", fakes.stall, "did not take a block"),
+])
+def test_small_files_go_to_others_in_seconds(
+    cluster: Cluster, fake: FakeMember, tmp_path: Path, verb: str, behaviour: fakes.Behaviour, named: str
+) -> None:
+    _, usual_s = timed_store(cluster[0], new_tree(tmp_path, "usual"))
+    settle(cluster)
+    fake.does[verb] = behaviour
+    with Watch(cluster[0]) as errors:
+        receipt, took_s = timed_store(cluster[0], new_tree(tmp_path, "tree"))
+    assert is_named(errors, named), errors
+    assert fake.asked[verb]
+    assert receipt["replicas"] == 2 and receipt["nodes"] == ["node-a", "node-b"]
+    assert took_s < NOISE * usual_s + STORE_DELAY_S
+
+
+@pytest.mark.parametrize(("behaviour", "named"), [
+    (fakes.stall, "in time"), (fakes.garbage, "printable ASCII"), (fakes.wrong_small_bytes, "wrong bytes"),
+])
+def test_small_files_come_from_others_in_seconds(
+    cluster: Cluster, fake: FakeMember, tmp_path: Path, behaviour: fakes.Behaviour, named: str
+) -> None:
+    tree = new_tree(tmp_path, "tree")
+    cluster[0].cli("store", str(tree))
+    assert fake.blocks, "it took none of the blocks"
+    usual_s = timed_get(cluster[1], "tree", tmp_path / "usual")
+    settle(cluster)
+    fake.does["GETS"] = behaviour
+    with Watch(cluster[1]) as errors:
+        took_s = timed_get(cluster[1], "tree", tmp_path / "back")
+        for number in range(8):
+            if not is_named(errors, named):
+                cluster[1].cli("get", "tree", "-o", str(tmp_path / f"back{number}"))
+    for path in tree.iterdir():
+        assert (tmp_path / "back" / path.name).read_bytes() == path.read_bytes()
+    assert fake.asked["GETS"], "nothing was tried"
+    assert is_named(errors, named), errors
+    assert took_s < NOISE * usual_s + DELAY_S
+
+
 def test_a_copy_that_a_member_only_pretends_to_keep_is_not_the_last_one(
     cluster: Cluster, fake: FakeMember, tmp_path: Path
 ) -> None:
