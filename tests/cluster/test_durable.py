@@ -128,3 +128,18 @@ def test_block_and_pin_are_synced_on_both_nodes_before_the_receipt(tmp_path: Pat
                 and stored < call.begin and call.end < receipt.begin
             ]
             assert pinned, "the pin was not synced after the block and before the receipt"
+
+
+def test_every_small_file_is_synced_on_both_nodes_before_the_receipt(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(40):
+        (tree / f"{number}").write_bytes(random.randbytes(1000))
+    with Cluster(tmp_path, 2, cluster__replicas="2", cluster__write_quorum="2") as cluster:
+        with traced(cluster, tmp_path) as traces:
+            cid = cluster[0].json("store", str(tree))[0]["cid"]
+        ours, theirs = (trace.calls() for trace in traces)
+        receipt = only(ours, "sendto sendmsg", "OK ", f'\\"cid\\":\\"{cid}\\"')
+        for calls in (ours, theirs):
+            for path in tree.iterdir():
+                assert durable_at(calls, hashlib.sha256(path.read_bytes()).hexdigest()) < receipt.begin
