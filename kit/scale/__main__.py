@@ -1,6 +1,6 @@
 """`make bench-scale`: cost as blocks, pins and members grow.
 
-    python -m kit.scale [--most=N] [ROW...]
+    python -m kit.scale [--least=N] [--most=N] [ROW...]
 
 Each line: what, at which size, how much. CPU seconds are the figures to trust; wall times are of this machine as it is.
 """
@@ -34,6 +34,7 @@ def main() -> int:
     """Measure the rows that are wanted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=1_000_000, help="no larger sizes than this (1000000)")
+    parser.add_argument("--least", type=int, default=1, help="no smaller ones (1)")
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help=f"of {', '.join(ROWS)}; default all")
     wanted = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="p2pfs-scale-"))
@@ -41,7 +42,7 @@ def main() -> int:
         print(f"{'what':<52} {'size':>10} {'value':>12} unit")
         for name in wanted.rows or ROWS:
             sizes, measure = ROWS[name]
-            for size in (size for size in sizes if size <= wanted.most):
+            for size in (size for size in sizes if wanted.least <= size <= wanted.most):
                 for row in measure(folder / f"{name}-{size}", size):
                     print(row, flush=True)
     finally:

@@ -16,6 +16,7 @@ from p2pfs.store.catalog import Catalog
 from p2pfs.store.layout import SHARD_FOLDERS
 
 LEAF_BYTES = 32
+CACHE_KIB = 1024 * 1024
 ROOTS = 10_000
 """Distinct one-block files that many pins name, so that a million pins do not need a million files."""
 
@@ -80,6 +81,8 @@ def some_pins(count: int, roots: list[CID], first: int = 0) -> Iterator[Pin]:
 def with_pins(data_dir: Path, pins: Iterator[Pin] | list[Pin]) -> None:
     """Add pins to the catalog of a node that does not run."""
     catalog = Catalog(data_dir / "catalog.sqlite")
+    catalog._db.execute("PRAGMA synchronous = OFF")
+    catalog._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     catalog.merge(pins)
     catalog.close()
 
