@@ -31,8 +31,9 @@ test: lint  ## lint and all tests but the slow ones
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/pytest -q -m slow
 
-bench: $(READY)  ## one table of figures, each beside a reference of this machine
-	$(BIN)/python -m kit.bench
+# ARGS: make bench ARGS='--runs=3 one three'; --help lists the rows, some of which are slow and only run when named
+bench: $(READY)  ## one table of figures, each beside the wanted one and a reference of this machine
+	$(BIN)/python -m kit.bench $(ARGS)
 
 bench-dedup: $(READY)  ## stored bytes and time of version series, by chunker and beside restic and borg (docs/DEDUPLICATION.md)
 	$(BIN)/python -m kit.dedup $(ARGS)

@@ -1,4 +1,4 @@
-"""The figures of one pass of the audit over very many small blocks on one node; its state is made without storing."""
+"""Rows of one pass of the audit over very many small blocks on one node; its state is made without storing. Slow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from kit.bench.bench import Bench
+from kit.bench.table import Row
 from kit.cluster import Cluster
+from kit.processes import MIB
 from p2pfs import Client
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.layout import BalancedLayout, Link
@@ -19,6 +22,17 @@ from p2pfs.core.profile import profile
 from p2pfs.store.catalog import Catalog
 
 LEAF_BYTES = 32
+BLOCKS = 100_000
+
+
+def audit(bench: Bench) -> None:
+    """A pass of the audit, and what else the node does meanwhile."""
+    blocks = bench.scaled(BLOCKS, 100)
+    found = [run(bench.folder / f"audit-{number}", blocks) for number in range(bench.runs)]
+    memory = max(it.rss_after - it.rss_before for it in found) / MIB
+    bench.add(Row(f"one node, {blocks:,} blocks: audit --wait", "s", [it.seconds for it in found],
+                  reference="its CPU", reference_values=[it.cpu_s for it in found], note=f"memory +{memory:.0f} MiB"))
+    bench.add(Row("the slowest status meanwhile", "ms", [1000 * it.slowest_status_s for it in found]))
 
 
 class Pass(NamedTuple):

@@ -1,0 +1,84 @@
+"""What this machine does by itself: the references, and what has to be done before anything is timed."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from kit.processes import MIB, measure
+
+PART = 4 * MIB
+
+
+def warm_memory(size: int) -> None:
+    """Touch memory once: a virtual machine's first touch of a page is slow and would be blamed on the first row.
+
+    At most half of what is available; in a process of its own, so that it is free again.
+    """
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size = min(size, available // 2)
+    script = f"import mmap; m = mmap.mmap(-1, {size})\nfor o in range(0, {size}, 4096): m[o] = 1"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def random_file(path: Path, size: int) -> Path:
+    """New random bytes, on disk and in the page cache: nothing can be deduplicated, and it is written."""
+    generator = random.Random()
+    with path.open("wb") as file:
+        for offset in range(0, size, PART):
+            file.write(generator.randbytes(min(PART, size - offset)))
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def small_tree(path: Path, count: int, size: int = 4096) -> Path:
+    """A directory of so many files of new random bytes, on disk."""
+    path.mkdir()
+    for number in range(count):
+        (path / f"{number:05}").write_bytes(os.urandom(size))
+    os.sync()
+    return path
+
+
+def copy_s(source: Path, *, durable: bool = False) -> float:
+    """Seconds of `cp` of a file or directory; `durable`: with `sync` of a file until it is on disk.
+
+    The copy is removed before the system gets to write it: it is no load for what comes next.
+    """
+    target = source.with_name(source.name + ".copy")
+    seconds = measure(["cp", "-r", str(source), str(target)]).seconds
+    if durable:
+        seconds += measure(["sync", str(target)]).seconds
+    subprocess.run(["rm", "-r", str(target)], check=True)
+    return seconds
+
+
+def hash_s(source: Path) -> float:
+    """Seconds of `openssl dgst -sha256`; coreutils' own is several times slower than the CPU."""
+    return measure(["openssl", "dgst", "-sha256", str(source)]).seconds
+
+
+def loopback_s(size: int) -> float:
+    """Seconds for raw bytes over a loopback socket between two processes: the ceiling of anything that uses one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        script = (
+            f"import socket; s = socket.create_connection(('127.0.0.1', {port})); b = bytes({MIB})\n"
+            f"for _ in range({size // MIB}): s.sendall(b)"
+        )
+        sender = subprocess.Popen([sys.executable, "-c", script])
+        connection, _ = listener.accept()
+    buffer = bytearray(MIB)
+    begin = time.monotonic()
+    with connection:
+        while connection.recv_into(buffer):
+            pass
+    seconds = time.monotonic() - begin
+    sender.wait()
+    return seconds
