@@ -8,7 +8,7 @@ import re
 import select
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,21 +73,32 @@ def measure(command: list[str], daemons: Iterable[int] = ()) -> Cost:
 
     `daemons`: the processes whose CPU seconds and memory belong to it.
     """
+    ends: list[tuple[float, float]] = []
+
+    def run() -> None:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        peak = _watch(process.pid)
+        # Its own figures, not those of all children so far; not ru_maxrss, which begins with that of the parent.
+        _, status, used = os.wait4(process.pid, 0)
+        ends.append((used.ru_utime + used.ru_stime, peak / 1024))
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} exited {process.returncode}")
+
+    cost, (spent, peak) = measure_call(run, daemons), ends[0]
+    return cost._replace(cpu_s=cost.cpu_s + spent, client_mib=peak)
+
+
+def measure_call(work: Callable[[], object], daemons: Iterable[int]) -> Cost:
+    """What a call costs some daemons; the caller's own CPU and memory are not counted."""
     pids = list(daemons)
     for pid in pids:
         reset_peak(pid)
     before = cpu_s(pids)
     begin = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak = _watch(process.pid)
-    # Its own figures, not those of all children so far; but not ru_maxrss: that of a child begins with its parent's.
-    _, status, used = os.wait4(process.pid, 0)
+    work()
     seconds = time.monotonic() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} exited {process.returncode}")
-    spent = used.ru_utime + used.ru_stime + cpu_s(pids) - before
-    return Cost(seconds, spent, max(map(peak_mib, pids), default=0.0), peak / 1024)
+    return Cost(seconds, cpu_s(pids) - before, max(map(peak_mib, pids), default=0.0), 0.0)
 
 
 def _watch(pid: int) -> int:

@@ -7,6 +7,7 @@ starts of Python would be most of what is measured. `python -m kit.bench.crowd S
 from __future__ import annotations
 
 import hashlib
+import statistics
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ CLIENTS = 200
 PROCESSES = 6
 """Two for each node."""
 FILE_MIB = 64
+ALONE = 3
+"""One client's get is short: it is done so often, and the median counts."""
 
 
 class Crowd:
@@ -80,7 +83,8 @@ def crowd(bench: Bench) -> None:
             file = random_file(place / "data.bin", size)
             cluster[0].cli("store", str(file))
             sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-            alone.append(size / _get_s(cluster, file.name, place / "alone", 1, 1, sha256) / 1e6)
+            single_s = [_get_s(cluster, file.name, place / f"alone-{turn}", 1, 1, sha256) for turn in range(ALONE)]
+            alone.append(size / statistics.median(single_s) / 1e6)
             for pid in pids(cluster):
                 reset_peak(pid)
             seconds = _get_s(cluster, file.name, place / "all", CLIENTS, PROCESSES, sha256)
@@ -88,7 +92,7 @@ def crowd(bench: Bench) -> None:
             memory.append(max(map(peak_mib, pids(cluster))))
     what = f"{CLIENTS} clients get {size // MIB} MiB at once, three nodes"
     bench.add(Row(what, "MB/s", together, Wanted("<=", 1.25, True), "one client", alone,
-                  note=f"{PROCESSES} processes with threads; all right by SHA-256"))
+                  note=f"{PROCESSES} processes with threads; each file synced, and right by SHA-256"))
     bench.add(Row(f"node, peak with {CLIENTS} clients", "MiB", memory, Wanted("<", 160)))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sys
 
 import pytest
 
 from kit.bench.table import Row, Series, Wanted, bytes_of_work
-from kit.processes import MIB, Cost, measure
+from kit.processes import MIB, Cost, measure, measure_call
 
 EAT = "import sys; data = b'x' * (64 << 20)"
 BURN = "import time\nwhile time.process_time() < 0.5: pass"
@@ -64,3 +66,23 @@ def test_the_memory_of_a_command_is_its_own() -> None:
 
 def test_the_cpu_of_a_command_counts_its_children() -> None:
     assert 0.5 <= measure([sys.executable, "-c", BURN_IN_A_CHILD]).cpu_s < 2
+
+
+@pytest.mark.parametrize("what_follows", ["print(flush=True); input()", "pass"], ids=["alive", "ended"])
+def test_the_cpu_of_a_daemon_counts_its_children(what_follows: str) -> None:
+    child = f"{shlex.quote(sys.executable)} -c {shlex.quote(f'{BURN}{chr(10)}{what_follows}')}"
+    with subprocess.Popen(
+        ["sh", "-c", f"read go; {child}; echo; read end"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as daemon:
+        assert daemon.stdin is not None and daemon.stdout is not None
+        begin, end = daemon.stdin, daemon.stdout
+
+        def work() -> None:
+            begin.write(b"\n")
+            begin.flush()
+            end.readline()
+
+        cost = measure_call(work, [daemon.pid])
+        daemon.communicate(b"\n\n")
+    assert 0.4 <= cost.cpu_s < 2
+    assert cost.daemon_mib > 1
