@@ -9,7 +9,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli kit
 
-.PHONY: help venv demo test test-slow bench bench-dedup soak chaos kills lint format reference clean bench-scale
+.PHONY: help venv demo test test-slow bench bench-peers bench-dedup bench-scale soak chaos kills lint format reference clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,10 @@ bench: $(READY)  ## one table of figures, each beside the wanted one and a refer
 bench-dedup: $(READY)  ## stored bytes and time of version series, by chunker and beside restic and borg (docs/DEDUPLICATION.md)
 	$(BIN)/python -m kit.dedup $(ARGS)
 
+# ARGS: make bench-peers ARGS=--install installs them first: into .peers, and as root by apt-get
+bench-peers: $(READY)  ## p2pfs and what people would use instead, the same jobs in one run (docs/COMPARISON.md)
+	$(BIN)/python -m kit.peers $(ARGS)
+
 # ARGS: make chaos ARGS='--minutes=30 --seed=7'
 chaos: $(READY)  ## five nodes, users, and seeded faults; every promise checked (docs/CHAOS.md)
 	$(BIN)/python -m kit.chaos $(ARGS)
@@ -64,5 +68,5 @@ reference: $(READY)  ## write conf/node.ini and docs/CONFIGURATION.md from the o
 	$(BIN)/python -m p2pfs.config > docs/CONFIGURATION.md
 
 clean:  ## remove everything that can be made again
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .peers build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
