@@ -17,7 +17,7 @@ T = TypeVar("T")
 Block = tuple[Multihash, memoryview]
 
 SMALL_BATCH = 64
-"""Small blocks of ours that are written by one job: so many files are open at once."""
+"""Small blocks of ours that are written by one job; a member may send up to `batches.MOST`. So many files are open."""
 BATCHES = 4
 """Such jobs at once. While some wait for the disk, others hash, and more gather for the next."""
 DISK_S = 300.0
