@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from kit.bench.machine import random_file, small_tree
+from kit.bench.machine import random_file, small_tree, warm_memory
 from kit.bench.table import Row, Work, bytes_of_work, files_of_work
 from kit.cluster import CLI, Cluster, Node
 from kit.processes import MIB, Cost, measure
@@ -47,13 +47,27 @@ class Bench:
         return files_of_work(self.scaled(10_000, 40))
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[Path]:
-        """A folder for one run; gone afterwards."""
+    def place(self, keep: bool = False) -> Iterator[Path]:
+        """A folder for one run; gone afterwards. With `keep`, only its big files are, and the rest with the bench.
+
+        ext4 without a journal looks for inodes that were not freed in the last minute, and finds them the more slowly
+        the more files were just removed: a node's thousands would be charged to the next run's.
+        """
         place = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             yield place
         finally:
-            shutil.rmtree(place)
+            if keep:
+                for path in place.iterdir():
+                    if path.is_file():
+                        path.unlink()
+            else:
+                shutil.rmtree(place)
+
+    def file_job(self, cluster: Cluster, number: int, *args: str) -> Cost:
+        """A command at one node that works with the big file, in memory that was touched just now."""
+        warm_memory(4 * self.size)
+        return cli(cluster, number, *args)
 
     def file(self, place: Path) -> Path:
         """A big file of new random bytes."""

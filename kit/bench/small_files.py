@@ -22,7 +22,7 @@ def _one(bench: Bench, files: str) -> None:
     store = Series(f"one node: store {files}, durable", bench.tree_work, "cp -r", Wanted(">=", 3000))
     get = Series(f"one node: get {files}", bench.tree_work, "cp -r")
     for _ in range(bench.runs):
-        with bench.place() as place, Cluster(place, 1) as cluster:
+        with bench.place(keep=True) as place, Cluster(place, 1) as cluster:
             tree = bench.tree(place)
             reference_s = copy_s(tree)
             store.add(cli(cluster, 0, "store", str(tree)), reference_s)
@@ -34,7 +34,7 @@ def _one(bench: Bench, files: str) -> None:
 def _three(bench: Bench, files: str) -> None:
     store = Series(f"three nodes, 2 copies: store {files}", bench.tree_work, "cp -r", Wanted(">=", 1200))
     for _ in range(bench.runs):
-        with bench.place() as place, Cluster(place, 3, cluster__replicas="2") as cluster:
+        with bench.place(keep=True) as place, Cluster(place, 3, cluster__replicas="2") as cluster:
             tree = bench.tree(place)
             reference_s = copy_s(tree)
             store.add(cli(cluster, 0, "store", str(tree)), reference_s)
@@ -45,7 +45,7 @@ def _far(bench: Bench, files: str) -> None:
     get = Series(f"three nodes: get {files} where none is", bench.tree_work, "cp -r", Wanted(">=", 2500))
     there = 0
     for _ in range(bench.runs):
-        with bench.place() as place, far_cluster(place) as cluster:
+        with bench.place(keep=True) as place, far_cluster(place) as cluster:
             tree = bench.tree(place)
             cli(cluster, 0, "store", str(tree))
             reference_s = copy_s(tree)

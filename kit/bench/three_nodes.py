@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from kit.bench.bench import Bench, cli, far_cluster, leaves_there
+from kit.bench.bench import Bench, far_cluster, leaves_there
 from kit.bench.machine import copy_s
 from kit.bench.table import Row, Series, Wanted
 from kit.cluster import Cluster
@@ -21,12 +21,12 @@ def three(bench: Bench) -> None:
     store = Series("three nodes, 2 copies, TLS: durable store", bench.file_work, "cp+sync", Wanted(">=", 250))
     get = Series("three nodes: get where a third is missing", bench.file_work, "cp")
     for _ in range(bench.runs):
-        with bench.place() as place, Cluster(place, 3, cluster__replicas="2") as cluster:
+        with bench.place(keep=True) as place, Cluster(place, 3, cluster__replicas="2") as cluster:
             file = bench.file(place)
             reference_s = copy_s(file, durable=True)
-            store.add(cli(cluster, 0, "store", str(file)), reference_s)
+            store.add(bench.file_job(cluster, 0, "store", str(file)), reference_s)
             reference_s = copy_s(file)
-            get.add(cli(cluster, 1, "get", file.name, "-o", str(place / "back")), reference_s)
+            get.add(bench.file_job(cluster, 1, "get", file.name, "-o", str(place / "back")), reference_s)
     bench.add(store.row())
     bench.add(Row("three nodes, 2 copies, TLS: CPU of all, store", "s/GiB", store.cpu_s, Wanted("<", 7)))
     bench.add(get.row())
@@ -37,13 +37,13 @@ def far(bench: Bench) -> None:
     get = Series("three nodes: get at a node without any leaf, TLS", bench.file_work, "cp", Wanted(">=", 400))
     first_ms, there = [], 0
     for _ in range(bench.runs):
-        with bench.place() as place, far_cluster(place) as cluster:
+        with bench.place(keep=True) as place, far_cluster(place) as cluster:
             file = bench.file(place)
-            cli(cluster, 0, "store", str(file))
+            bench.file_job(cluster, 0, "store", str(file))
             with Client(str(cluster[2].control)) as client:
                 first_ms.append(_range_ms(client, file.name, bench.size))
             reference_s = copy_s(file)
-            get.add(cli(cluster, 2, "get", file.name, "-o", str(place / "back")), reference_s)
+            get.add(bench.file_job(cluster, 2, "get", file.name, "-o", str(place / "back")), reference_s)
             there = max(there, leaves_there(cluster[2], LEAF_BYTES))
     bench.add(get.row(f"its capacity is 0.01, the others' 10000; leaves on its disk, counted: {there}"))
     bench.add(Row(f"there: range of 1 byte, median of {RANGES}", "ms", first_ms, Wanted("<", 10),

@@ -7,8 +7,8 @@ right digest length, no bits left over.
 
 from __future__ import annotations
 
-import base64
 import binascii
+import re
 from typing import NamedTuple
 
 from p2pfs import errors
@@ -25,6 +25,12 @@ _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BASE58_VALUES = {char: value for value, char in enumerate(_BASE58)}
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 _BASE36_VALUES = {char: value for value, char in enumerate(_BASE36)}
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_BASE32_TEXT = re.compile("[a-z2-7]*")
+_BASE32_DIGITS = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")
+"""To what `int(text, 32)` reads."""
+_BASE32_PAIRS = [first + second for first in _BASE32 for second in _BASE32]
+"""Two letters for each 10 bits."""
 _V0_START = bytes([SHA2_256, DIGEST_BYTES])
 _V0_BYTES = 2 + DIGEST_BYTES
 _COMMON = {
@@ -94,7 +100,7 @@ class CID(NamedTuple):
     def __str__(self) -> str:
         if self.version == 0:
             return _to_base58(self.multihash)
-        return "b" + base64.b32encode(self.encode()).decode("ascii").rstrip("=").lower()
+        return "b" + _to_base32(self.encode())
 
     @property
     def shard(self) -> int:
@@ -118,7 +124,7 @@ def _decode_text(text: str) -> bytes:
         return _from_base(text, 58, _BASE58_VALUES)
     base, body = text[:1], text[1:]
     if base in ("b", "B"):
-        return _from_base32(body if base == "B" else _upper(body))
+        return _from_base32(body if base == "b" else _lower(body))
     if base in ("k", "K"):
         return _from_base(body if base == "k" else _lower(body), 36, _BASE36_VALUES)
     if base == "z":
@@ -130,12 +136,6 @@ def _decode_text(text: str) -> bytes:
     raise ValueError("it begins with none of b, k, z, f, Qm" if text else "it is empty")
 
 
-def _upper(body: str) -> str:
-    if body.lower() != body:
-        raise ValueError("mixed case")
-    return body.upper()
-
-
 def _lower(body: str) -> str:
     if body.upper() != body:
         raise ValueError("mixed case")
@@ -143,11 +143,22 @@ def _lower(body: str) -> str:
 
 
 def _from_base32(body: str) -> bytes:
-    data = base64.b32decode(body.encode("ascii") + b"=" * (-len(body) % 8))
-    # The standard library ignores what is left over in the last letter, and takes padding: one spelling only.
-    if base64.b32encode(data).rstrip(b"=") != body.encode("ascii"):
+    # Not the standard library's: it takes several spellings of one value, and needs ten times as long.
+    if not _BASE32_TEXT.fullmatch(body):
+        raise ValueError("a character is not of base32, or of the other case")
+    size, spare = divmod(5 * len(body), 8)
+    number = int(body.translate(_BASE32_DIGITS) or "0", 32)
+    if spare >= 5 or number & ((1 << spare) - 1):
         raise ValueError("bits are left over")
-    return data
+    return (number >> spare).to_bytes(size, "big")
+
+
+def _to_base32(data: bytes) -> str:
+    letters = -(-8 * len(data) // 5)
+    bits = 10 * -(-letters // 2)
+    number = int.from_bytes(data, "big") << (bits - 8 * len(data))
+    pairs = [_BASE32_PAIRS[number >> shift & 1023] for shift in range(bits - 10, -1, -10)]
+    return "".join(pairs)[:letters]
 
 
 def _from_base(body: str, base: int, values: dict[str, int]) -> bytes:

@@ -148,8 +148,7 @@ class _Filling:
 
     def _start(self, id: str) -> None:
         self._ranks.remove(id)
-        name = f"put-{self._outcome.cid}"
-        self._running[id] = _Put(time.monotonic(), self._group.spawn(name, self._put, id))
+        self._running[id] = _Put(time.monotonic(), self._group.spawn("put", self._put, id))
 
     def _put(self, id: str) -> None:
         try:

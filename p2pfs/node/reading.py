@@ -96,7 +96,7 @@ class Reader:
                 self._paced.give(view)
                 return
             fetched = Fetched(view, green.Event(), [])
-            self._group.spawn(f"ahead-{cid}", self._fetch, cid, fetched)
+            self._group.spawn("ahead", self._fetch, cid, fetched)
             waiting.append((cid, fetched))
 
     def _fetch(self, cid: CID, fetched: Fetched) -> None:
@@ -168,7 +168,7 @@ class Reader:
                 if transfer.bytes - flushed >= FLUSH_BYTES:
                     flushed = transfer.bytes
                     group.spawn("flush", self._local.run, os.fdatasync, fd)
-                group.spawn(f"leaf-{span.cid}", leaf, span, self._buffers.take())
+                group.spawn("leaf", leaf, span, self._buffers.take())
             while len(group):
                 group.join(60.0)
         finally:
