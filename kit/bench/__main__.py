@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="p2pfs-bench-"))
     try:
         bench = Bench(folder, wanted.size, wanted.runs)
-        warm_memory(8 * bench.size)
+        warm_memory(bench.folder)
         print(line(HEAD))
         for name in wanted.rows or ROWS:
             {**ROWS, **SLOW}[name](bench)

@@ -64,13 +64,9 @@ class Bench:
             else:
                 shutil.rmtree(place)
 
-    def file_job(self, cluster: Cluster, number: int, *args: str) -> Cost:
-        """A command at one node that works with the big file, in memory that was touched just now."""
-        warm_memory(4 * self.size)
-        return cli(cluster, number, *args)
-
     def file(self, place: Path) -> Path:
-        """A big file of new random bytes."""
+        """A big file of new random bytes, and warm memory for what is done with it."""
+        warm_memory(self.folder)
         return random_file(place / "data.bin", self.size)
 
     def tree(self, place: Path) -> Path:

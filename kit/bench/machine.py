@@ -13,18 +13,23 @@ from pathlib import Path
 from kit.processes import MIB, measure
 
 PART = 4 * MIB
+FREE_BYTES = 3072 * MIB
+"""What stays free of memory that is warm: enough that nobody has to wait for some."""
 
 
-def warm_memory(size: int) -> None:
-    """Touch memory once: a virtual machine's first touch of a page is slow, and would be charged to who comes first.
+def warm_memory(folder: Path) -> None:
+    """Leave little memory free: the rest holds a file without content, which gives way to whoever needs room.
 
-    Memory that was free for some seconds may be cold again, since the machine's host gets it back meanwhile. At most
-    half of what is available; in a process of its own, so that it is free again.
+    A virtual machine's host takes back what is free for some seconds, and the next touch of such a page is slow: one or
+    two CPU seconds a GiB, for whoever comes first. A machine that has been up for a while has little that is free.
     """
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    size = min(size, available // 2)
-    script = f"import mmap; m = mmap.mmap(-1, {size})\nfor o in range(0, {size}, 4096): m[o] = 1"
-    subprocess.run([sys.executable, "-c", script], check=True)
+    path = folder / "warm"
+    with path.open("ab") as file:
+        file.truncate(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    buffer = bytearray(2 * PART)
+    with path.open("rb", buffering=0) as file:
+        while os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > FREE_BYTES and file.readinto(buffer):
+            pass
 
 
 def random_file(path: Path, size: int) -> Path:
@@ -52,8 +57,6 @@ def copy_s(source: Path, *, durable: bool = False) -> float:
 
     The copy is removed before the system gets to write it: it is no load for what comes next.
     """
-    if source.is_file():
-        warm_memory(2 * source.stat().st_size)
     target = source.with_name(source.name + ".copy")
     seconds = measure(["cp", "-r", str(source), str(target)]).seconds
     if durable:

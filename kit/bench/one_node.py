@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kit.bench.bench import Bench
+from kit.bench.bench import Bench, cli
 from kit.bench.machine import copy_s, hash_s
 from kit.bench.table import Row, Series, Wanted
 from kit.cluster import Cluster
@@ -19,9 +19,9 @@ def one(bench: Bench) -> None:
             idle.append(cluster[0].memory() / MIB)
             file = bench.file(place)
             reference_s = copy_s(file, durable=True) + hash_s(file)
-            store.add(bench.file_job(cluster, 0, "store", str(file)), reference_s)
+            store.add(cli(cluster, 0, "store", str(file)), reference_s)
             reference_s = copy_s(file)
-            get.add(bench.file_job(cluster, 0, "get", file.name, "-o", str(place / "back")), reference_s)
+            get.add(cli(cluster, 0, "get", file.name, "-o", str(place / "back")), reference_s)
     bench.add(store.row())
     bench.add(get.row())
     bench.add(Row("node, idle", "MiB", idle, Wanted("<", 60)))

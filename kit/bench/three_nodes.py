@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from kit.bench.bench import Bench, far_cluster, leaves_there
+from kit.bench.bench import Bench, cli, far_cluster, leaves_there
 from kit.bench.machine import copy_s
 from kit.bench.table import Row, Series, Wanted
 from kit.cluster import Cluster
@@ -24,9 +24,9 @@ def three(bench: Bench) -> None:
         with bench.place(keep=True) as place, Cluster(place, 3, cluster__replicas="2") as cluster:
             file = bench.file(place)
             reference_s = copy_s(file, durable=True)
-            store.add(bench.file_job(cluster, 0, "store", str(file)), reference_s)
+            store.add(cli(cluster, 0, "store", str(file)), reference_s)
             reference_s = copy_s(file)
-            get.add(bench.file_job(cluster, 1, "get", file.name, "-o", str(place / "back")), reference_s)
+            get.add(cli(cluster, 1, "get", file.name, "-o", str(place / "back")), reference_s)
     bench.add(store.row())
     bench.add(Row("three nodes, 2 copies, TLS: CPU of all, store", "s/GiB", store.cpu_s, Wanted("<", 7)))
     bench.add(get.row())
@@ -39,11 +39,11 @@ def far(bench: Bench) -> None:
     for _ in range(bench.runs):
         with bench.place(keep=True) as place, far_cluster(place) as cluster:
             file = bench.file(place)
-            bench.file_job(cluster, 0, "store", str(file))
+            cli(cluster, 0, "store", str(file))
             with Client(str(cluster[2].control)) as client:
                 first_ms.append(_range_ms(client, file.name, bench.size))
             reference_s = copy_s(file)
-            get.add(bench.file_job(cluster, 2, "get", file.name, "-o", str(place / "back")), reference_s)
+            get.add(cli(cluster, 2, "get", file.name, "-o", str(place / "back")), reference_s)
             there = max(there, leaves_there(cluster[2], LEAF_BYTES))
     bench.add(get.row(f"its capacity is 0.01, the others' 10000; leaves on its disk, counted: {there}"))
     bench.add(Row(f"there: range of 1 byte, median of {RANGES}", "ms", first_ms, Wanted("<", 10),

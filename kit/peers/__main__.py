@@ -93,13 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{kind.name} is missing: {missing}", file=sys.stderr)
     # Whatever ends the run: the daemons are ended, and what is known by then is said.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    warm_memory(8 * wanted.size * MIB)
     folder = Path(tempfile.mkdtemp(prefix="p2pfs-peers-"))
     try:
         # In turn, so that a noisy minute is not one system's.
         for _ in range(wanted.runs):
             for result in results:
                 try:
+                    warm_memory(folder)
                     begin = time.monotonic()
                     compare(result.peer, result, folder)
                     print(f"{result.peer.name}: a run in {time.monotonic() - begin:.0f} s", file=sys.stderr)
