@@ -23,7 +23,6 @@ from kit.bench.crowd import crowd
 from kit.bench.four_clients import four
 from kit.bench.growth import doubling, sparse
 from kit.bench.healing import heal
-from kit.bench.machine import warm_memory
 from kit.bench.one_node import one
 from kit.bench.references import ids, loopback
 from kit.bench.small_files import small
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="p2pfs-bench-"))
     try:
         bench = Bench(folder, wanted.size, wanted.runs)
-        warm_memory(bench.folder)
+        bench.warm()
         print(line(HEAD))
         for name in wanted.rows or ROWS:
             {**ROWS, **SLOW}[name](bench)

@@ -17,6 +17,8 @@ from kit.processes import MIB, Cost, measure
 FULL_MIB = 1024
 """The big file's size that the wanted figures are for; everything else is scaled with it."""
 
+WARM_FROM_MIB = 64
+
 
 class Bench:
     """Runs of one size, in one folder."""
@@ -46,6 +48,11 @@ class Bench:
         """Of one run with the small files."""
         return files_of_work(self.scaled(10_000, 40))
 
+    def warm(self) -> None:
+        """Warm memory, unless the files are so small that it makes no difference: that takes half a minute at first."""
+        if self.size >= WARM_FROM_MIB * MIB:
+            warm_memory(self.folder)
+
     @contextlib.contextmanager
     def place(self, keep: bool = False) -> Iterator[Path]:
         """A folder for one run; gone afterwards. With `keep`, only its big files are, and the rest with the bench.
@@ -66,7 +73,7 @@ class Bench:
 
     def file(self, place: Path) -> Path:
         """A big file of new random bytes, and warm memory for what is done with it."""
-        warm_memory(self.folder)
+        self.warm()
         return random_file(place / "data.bin", self.size)
 
     def tree(self, place: Path) -> Path:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from kit.bench.bench import WARM_FROM_MIB
 from kit.bench.machine import random_file, small_tree, warm_memory
 from kit.peers.glusterfs import GlusterFS
 from kit.peers.install import install
@@ -99,7 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
         for _ in range(wanted.runs):
             for result in results:
                 try:
-                    warm_memory(folder)
+                    if wanted.size >= WARM_FROM_MIB:
+                        warm_memory(folder)
                     begin = time.monotonic()
                     compare(result.peer, result, folder)
                     print(f"{result.peer.name}: a run in {time.monotonic() - begin:.0f} s", file=sys.stderr)
