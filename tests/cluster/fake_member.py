@@ -218,6 +218,11 @@ def claim(fake: FakeMember, session: Session, line: Line) -> None:
     session.reply(b"1" * len(session.body().split(b"\n")))
 
 
+def pretend_small(fake: FakeMember, session: Session, line: Line) -> None:
+    """Answer PUTS: all were here already; and keep none."""
+    session.reply(b"\n".join(b"old" for _ in batches.unpack(memoryview(session.body()))))
+
+
 def pretend(fake: FakeMember, session: Session, line: Line) -> None:
     """Answer PUT: it was here already; and keep nothing."""
     data = bytearray(line.length)

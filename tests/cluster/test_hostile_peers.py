@@ -228,7 +228,7 @@ def test_a_copy_that_a_member_only_pretends_to_keep_is_not_the_last_one(
 ) -> None:
     # Who has the secret is believed (docs/decisions/018): the other copies of the quorum are real.
     path = new_file(tmp_path, "f", 20)
-    fake.does["PUT"] = fakes.pretend
+    fake.does["PUT"], fake.does["PUTS"] = fakes.pretend, fakes.pretend_small
     receipt = cluster[0].json("store", str(path))[0]
     assert "fake" in receipt["nodes"]
     assert not fake.blocks
