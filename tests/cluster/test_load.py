@@ -16,6 +16,8 @@ from kit.cluster import Cluster
 
 MIB = 1024 * 1024
 LOAD_S = 60.0
+BLOCKED_S = 0.25
+"""Longer than a thread waits for its turn on two busy cores; shorter than what would be noticed."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -56,6 +58,24 @@ def test_nobody_is_declared_dead_under_bulk_load_and_full_cpu(tmp_path: Path) ->
     finally:
         for burner in burners:
             burner.kill()
+
+
+def test_the_hub_is_never_blocked_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # gevent's own monitor: a native thread that looks whether the hub gets to run, and else logs what it is at.
+    monkeypatch.setenv("GEVENT_MONITOR_THREAD_ENABLE", "true")
+    monkeypatch.setenv("GEVENT_MAX_BLOCKING_TIME", str(BLOCKED_S))
+    big, tree = random_file(tmp_path / "big", 512 * MIB), tmp_path / "tree"
+    tree.mkdir()
+    for number in range(3000):
+        (tree / str(number)).write_bytes(os.urandom(4096))
+    with Cluster(tmp_path, 3, cluster__replicas="2") as cluster:
+        for path in (big, tree):
+            cluster[0].cli("store", str(path))
+            cluster[1].cli("get", path.name, "-o", str(tmp_path / f"{path.name}.back"))
+        cluster[2].cli("audit", "--wait")
+        cluster[0].cli("rm", "tree")
+        for node in cluster:
+            assert "appears to be blocked" not in node.log()
 
 
 def test_memory_does_not_depend_on_the_size_of_a_file(tmp_path: Path) -> None:
