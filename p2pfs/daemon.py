@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -72,6 +74,9 @@ cluster or in use); messages and log lines go to standard error.
 """
 
 
+DESCRIPTORS = 65536
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the result is the exit code."""
     os.umask(0o077)
@@ -115,9 +120,17 @@ def _run(path: str, overrides: list[str]) -> None:
     config = load(path, overrides)
     logs.set_up(config.log.level, config.log.format)
     green.check_patched()
+    _allow_descriptors()
     from p2pfs.node.node import Node  # here, so that the other modes start quickly and need no patched process
 
     Daemon(Node(config), config, lambda: load(path, overrides), Notifier()).run()
+
+
+def _allow_descriptors() -> None:
+    """Take what the system lets us have: connections and small blocks on their way in need more than the usual 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
 
 
 class Daemon:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from kit.cluster import CLI, Cluster, Node, wait_until
+from p2pfs.daemon import DESCRIPTORS
 
 MIB = 1024 * 1024
 
@@ -338,3 +339,19 @@ def test_a_damaged_block_is_never_returned_and_comes_back(tmp_path: Path) -> Non
         a.kill()
         b.cli("get", "f", "-o", str(tmp_path / "back"))
         assert (tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+def test_a_node_takes_the_descriptors_that_it_may_have(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, 1)
+    node = cluster[0]
+    node.prefix = ["sh", "-c", 'ulimit -Sn 256 && exec "$@"', "sh"]
+    with cluster:
+        tree = tmp_path / "tree"
+        tree.mkdir()
+        for number in range(600):
+            (tree / str(number)).write_text(str(number))
+        assert node.json("store", str(tree))[0]["new_blocks"] == 601
+        assert node.process is not None
+        limits = Path(f"/proc/{node.process.pid}/limits").read_text()
+    row = next(line for line in limits.splitlines() if line.startswith("Max open files")).split()
+    assert int(row[3]) == min(int(row[4]), DESCRIPTORS)
