@@ -80,7 +80,7 @@ class SmallReader:
             with green.deadline(LATE_S, f"small blocks of {peer.member.name}"):
                 blocks = peer.get_blocks(cids)
         except errors.DeadlinePassed:
-            peer.lost_to_a_hedge()
+            peer.avoid(f"did not send small blocks in time ({LATE_S} s)")
             return
         except errors.P2pfsError as error:
             log.info("no small blocks from %s: %s", peer.member.name, error)
