@@ -12,6 +12,7 @@ from p2pfs import errors, green
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.node import place
+from p2pfs.node.buffers import SMALL
 from tests.green.greenlet_node import ScriptedPeer, World, block_owned_by_others, remember_nothing
 
 
@@ -39,9 +40,9 @@ def put(world: World, wanted: int, quorum: int, cid: CID, data: bytes) -> tuple[
     return set(copies.holders), took_s
 
 
-def new_block() -> tuple[CID, bytes]:
+def new_block(size: int = 1000) -> tuple[CID, bytes]:
     """Some block, whoever should have it."""
-    data = random.randbytes(1000)
+    data = random.randbytes(size)
     return CID(RAW, multihash(SHA2_256, data)), data
 
 
@@ -157,7 +158,7 @@ def test_a_store_stops_asking_who_lacks_everything_and_sends_nothing_that_is_the
     world = World(2)
     blocks = []
     while len(blocks) < 40:
-        cid, data = new_block()
+        cid, data = new_block(SMALL + 1)
         if world.owners(cid, 1) == ["n0"]:
             blocks.append((cid, data))
     old, new = blocks[:20], blocks[20:]
