@@ -52,8 +52,7 @@ class Batcher(Generic[Q, A]):
         question = _Question[Q, A](item, green.Event())
         self._waiting.append(question)
         if self._running < self._at_once:
-            self._running += 1
-            self._group.spawn(self._name, self._work)
+            self._begin()
         try:
             question.done.wait(wait_s)
         finally:
@@ -66,12 +65,23 @@ class Batcher(Generic[Q, A]):
             raise question.answer
         return cast(A, question.answer)
 
+    def _begin(self) -> None:
+        self._running += 1
+        self._group.spawn(self._name, self._work)
+
     def _work(self) -> None:
         try:
             while self._waiting:
                 self._answer_batch(self._next())
+        except green.GreenletExit:
+            while self._waiting:  # nobody comes any more
+                batch = self._next()
+                self._settle(batch, [self._interrupted()] * len(batch))
+            raise
         finally:
             self._running -= 1
+            if self._waiting:  # a bug ended this one: it is that of its batch alone
+                self._begin()
 
     def _next(self) -> list[_Question[Q, A]]:
         batch: list[_Question[Q, A]] = []
@@ -84,7 +94,7 @@ class Batcher(Generic[Q, A]):
         return batch
 
     def _answer_batch(self, batch: list[_Question[Q, A]]) -> None:
-        answers: Sequence[A | errors.P2pfsError] = [errors.Interrupted(f"{self._name} was ended")] * len(batch)
+        answers: Sequence[A | errors.P2pfsError] = [self._interrupted()] * len(batch)
         try:
             answers = self._answer([question.item for question in batch])
         except errors.P2pfsError as error:
@@ -93,6 +103,13 @@ class Batcher(Generic[Q, A]):
             answers = [errors.InternalError(f"{self._name}: {error!r}")] * len(batch)
             raise
         finally:
-            for question, answer in zip(batch, answers, strict=True):
-                question.answer = answer
-                question.done.set()
+            self._settle(batch, answers)
+
+    def _interrupted(self) -> errors.P2pfsError:
+        return errors.Interrupted(f"{self._name} was ended")
+
+    @staticmethod
+    def _settle(batch: list[_Question[Q, A]], answers: Sequence[A | errors.P2pfsError]) -> None:
+        for question, answer in zip(batch, answers, strict=True):
+            question.answer = answer
+            question.done.set()

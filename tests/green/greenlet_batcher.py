@@ -92,6 +92,15 @@ def test_a_bug_ends_no_wait(group: green.Group, caplog: pytest.LogCaptureFixture
     assert "greenlet test/doubled failed" in caplog.text
 
 
+def test_a_bug_is_met_by_its_batch_alone(group: green.Group) -> None:
+    def invert(numbers: list[int]) -> list[int]:
+        return [6 // number for number in numbers]
+
+    answers = ask(group, Batcher(group, "inverted", invert, most=1), 0, 3, 0, 2)
+    assert group.join(5)
+    assert answers == ["INTERNAL", 2, "INTERNAL", 3]
+
+
 def test_who_waits_no_longer_takes_his_question_back(group: green.Group) -> None:
     slow = Slow()
     batcher = Batcher(group, "doubled", slow, most=1)
@@ -108,8 +117,8 @@ def test_who_waits_no_longer_takes_his_question_back(group: green.Group) -> None
 
 def test_the_end_of_the_group_answers_who_asked() -> None:
     askers, workers = green.Group("askers"), green.Group("workers")
-    answers = ask(askers, Batcher(workers, "doubled", Slow(), most=2), 1, 2)
+    answers = ask(askers, Batcher(workers, "doubled", Slow(), most=2), 1, 2, 4)
     green.sleep(0)
     workers.close()
     assert askers.join(5)
-    assert answers == ["INTERRUPTED", "INTERRUPTED"]
+    assert answers == ["INTERRUPTED"] * 3
