@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from p2pfs import errors, green, metrics
 from p2pfs.core import batches, wire
 from p2pfs.core.cid import CID, RAW
-from p2pfs.core.multihash import matches
+from p2pfs.core.multihash import digest_of, matches
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.fetch import Fetcher
@@ -46,8 +46,8 @@ class SmallReader:
         DeadlinePassed.
         """
         wanted = [cid for cid in dict.fromkeys(cids) if cid.codec == RAW]
-        found: Found = {}
-        missing = self._read_here(wanted, found, scratch)
+        found: Found = {cid: digest_of(cid.multihash) for cid in wanted if cid.is_identity}
+        missing = self._read_here([cid for cid in wanted if not cid.is_identity], found, scratch)
         self._ask_owners(missing, found)
         self._hunt([cid for cid in missing if cid not in found], found)
         return _fitting((cid, found[cid]) for cid in wanted if cid in found)

@@ -10,7 +10,7 @@ import pytest
 from p2pfs import errors, green
 from p2pfs.core import batches
 from p2pfs.core.cid import CID, RAW
-from p2pfs.core.multihash import SHA2_256, multihash
+from p2pfs.core.multihash import IDENTITY, SHA2_256, multihash
 from p2pfs.core.wire import MAX_SMALL
 from p2pfs.node import small
 from p2pfs.node.small import SmallReader
@@ -80,6 +80,12 @@ def test_what_nobody_has_is_an_error_and_what_is_not_small_is_left_out(world: Wo
     gone = files(1)
     with pytest.raises(errors.NotFound, match=str(next(iter(gone)))):
         read(world, reader, [*wanted, *gone])
+
+
+def test_what_lies_in_its_cid_is_asked_of_nobody(world: World, reader: SmallReader) -> None:
+    wanted = {CID(RAW, multihash(IDENTITY, data)): data for data in (b"", b"1", bytes(128))}
+    assert read(world, reader, list(wanted)) == wanted
+    assert sum(peer.messages for peer in world.peers.values()) == 0
 
 
 def test_an_answer_stays_within_a_message_whatever_a_directory_said(world: World, reader: SmallReader) -> None:
