@@ -64,9 +64,9 @@ class Outgoing:
         self._send(lambda: self._connection.send_record(name, *args, body=body, fds=fds))
 
     def gather(self, name: str, *args: Any, body: bytes | None = None) -> None:
-        """Send a small record, together with others of its kind or before the next of another."""
+        """Send a small record, together with others of its kind: before the next of another, and as a sign of life."""
         self._gathered += wire.format_record(name, *args, body=body)
-        if len(self._gathered) >= GATHER_BYTES:
+        if len(self._gathered) >= GATHER_BYTES or self._clock() - self._sent_s >= ALIVE_S:
             self.flush()
 
     def flush(self) -> None:

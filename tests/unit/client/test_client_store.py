@@ -101,6 +101,9 @@ class TalkativeNode:
         if len(self.sent) == 2:
             self._source.send(b"at last")
 
+    def send_records(self, lines: bytes) -> None:
+        self.send_record("several", body=lines)
+
     def close(self) -> None:
         self._ours.close()
         self._theirs.close()
@@ -113,6 +116,17 @@ def test_signs_of_life_go_out_however_much_the_node_says() -> None:
         out = sending.Outgoing(node, Deadline(None), "STORE", {}, None, True, node.clock)  # type: ignore[arg-type]
         out.wait_readable(ours.fileno())
         assert [sent[1:] for sent in node.sent] == [("PART", b""), ("PART", b"")]
+        assert all(sent[0] - begin_s < sending.ALIVE_S + 2 for sent, begin_s in zip(node.sent, (0, 15), strict=True))
+
+
+def test_small_files_that_come_slowly_are_signs_of_life() -> None:
+    ours, theirs = socket.socketpair()
+    node = TalkativeNode(theirs)
+    with ours, theirs, contextlib.closing(node):
+        out = sending.Outgoing(node, Deadline(None), "STORE", {}, None, True, node.clock)  # type: ignore[arg-type]
+        while len(node.sent) < 2:
+            node.clock()
+            out.gather("SMALL", b"name", body=b"slow")
         assert all(sent[0] - begin_s < sending.ALIVE_S + 2 for sent, begin_s in zip(node.sent, (0, 15), strict=True))
 
 
