@@ -94,9 +94,9 @@ def write_snapshot(path: Path, pins: Iterable[Pin], count: int, meta: Mapping[st
         snapshot.finish()
 
 
-def _header(count: int, meta: Mapping[str, str]) -> bytes:
+def _header(count: int, meta: Mapping[str, str], ending: bytes = _WHOLE) -> bytes:
     header = {"format": FORMAT, "version": VERSION, "records": count, "meta": dict(meta)}
-    return json.dumps(header, sort_keys=True).encode("ascii").removesuffix(b"}") + b", " + _WHOLE
+    return json.dumps(header, sort_keys=True).encode("ascii").removesuffix(b"}") + b", " + ending
 
 
 def read_snapshot(
@@ -166,6 +166,7 @@ class Journal:
             fd = self._open()
             before = os.fstat(fd)
             if not before.st_nlink:
+                self._let_go()  # what is there now, or comes, is another file: that one lacks these records
                 raise OSError(errno.ENOENT, "it was removed")
             if os.pwrite(fd, data, before.st_size) != len(data):
                 os.ftruncate(fd, before.st_size)
@@ -193,7 +194,7 @@ class Journal:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             size = os.fstat(self._fd).st_size
             if not size:
-                os.pwrite(self._fd, _header(0, {}), 0)
+                os.pwrite(self._fd, _header(0, {}, _NOT_WHOLE), 0)  # nobody knows what was in it
             elif os.pread(self._fd, 1, size - 1) != b"\n":
                 os.pwrite(self._fd, b"\n", size)
         return self._fd

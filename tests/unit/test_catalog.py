@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import sqlite3
@@ -423,6 +424,7 @@ def test_a_snapshot_and_what_came_later_restore_everything(path: Path, journal: 
 
 def test_a_record_is_in_the_journal_when_merge_returns(path: Path, journal: Path) -> None:
     catalog = opened(path, journal)
+    catalog.tend_journal()
     catalog.merge([pin(1)])
     assert all_lines(journal) == [pin(1)]
     catalog.merge([pin(1), pin(2), pin(1, stamp=2, removed=True)])
@@ -479,10 +481,12 @@ def test_the_journal_is_written_anew_when_most_of_it_is_history(path: Path, jour
 
 def test_pins_that_come_while_the_journal_is_written_anew_are_in_it(path: Path, journal: Path) -> None:
     catalog = opened(path, journal)
-    catalog.merge([pin(number) for number in range(2500)])
+    catalog.tend_journal()
+    for stamp in (1, 2, 3, 4):
+        catalog.merge([pin(number, stamp=stamp) for number in range(2500)])
     steps = catalog.journal_steps()
     assert (next(steps), next(steps)) == (1000, 2000)
-    late = [pin(number, stamp=2) for number in (1, 2499, 9000, 9001)]
+    late = [pin(number, stamp=5) for number in (1, 2499, 9000, 9001)]
     catalog.merge(late)
     assert set(late) <= set(all_lines(journal)), "the old file is the journal until the new one is complete"
     assert [number >= 2504 for number in steps] == [True]
@@ -580,6 +584,45 @@ def test_a_journal_that_somebody_removed_is_written_again(path: Path, journal: P
     catalog.merge([pin(3)])
     catalog.tend_journal()
     assert len(all_lines(journal)) == 3
+    catalog.close()
+
+
+@pytest.mark.parametrize("is_removed", ["before it was opened", "meanwhile"])
+def test_a_journal_that_was_begun_in_the_place_of_a_removed_one_does_not_pass_for_a_whole_one(
+    path: Path, journal: Path, is_removed: str
+) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(1)])
+    if is_removed == "before it was opened":
+        catalog.close()
+        journal.unlink()
+        catalog = opened(path, journal)
+    else:
+        journal.unlink()
+        catalog.merge([pin(2)])
+    catalog.merge([pin(3)])
+    lose(path)
+    catalog = opened(path, journal)
+    assert everything(catalog) == [pin(3)]
+    assert catalog.recall(ANEW) == "yes"
+    catalog.close()
+
+
+def test_a_journal_that_was_replaced_in_vain_does_not_pass_for_a_whole_one(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(1)])
+
+    def break_down(folder: str) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("p2pfs.store.snapshot.sync_folder", break_down)
+        with pytest.raises(errors.NoSpace):
+            catalog.tend_journal()
+    catalog.merge([pin(2)])
+    assert readable_lines(journal) == [pin(1)]
     catalog.close()
 
 
