@@ -48,7 +48,7 @@ class Wanting:
         self._pinning = pinning
         self._buffers = buffers
         self._folder = folder
-        self._walks = 0
+        self._number = 0
         self._recent: list[Pin] = []
         self._is_overrun = False
         """Some pins that came were too many to be noted: only a walk finds what they want."""
@@ -68,15 +68,14 @@ class Wanting:
         `progress` gets the number of pins that were walked.
         """
         self._recent, self._is_overrun = [], False
-        self._walks += 1
-        folder = self._folder / f"inventory-{self._walks % 2}"
-        inventory = self._local.run(Inventory, folder, INVENTORY_BYTES)
+        number = 1 - self._number  # not that of the inventory which is in use until this one is complete
+        inventory = self._local.run(Inventory, self._folder / f"inventory-{number}", INVENTORY_BYTES)
         with self._buffers.buffer() as view:
             marking = Marking(self._local, self._fetcher, view, inventory.add)
             self._mark_all(marking, since_ms, report, progress)
         report.unreadable = marking.unreadable
         self.close()
-        self.inventory = inventory
+        self.inventory, self._number = inventory, number
 
     def _mark_all(self, marking: Marking, since_ms: int, report: Report, progress: Callable[[int], None]) -> None:
         catalog = self._pinning.catalog

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -78,6 +79,25 @@ def test_pins_that_are_too_many_to_be_noted_take_a_walk(
     assert known.inventory is not None
     wanted = {block for part in range(256) for block in known.inventory.bucket(part)}
     assert wanted == {one.cid.multihash for one in pins}
+
+
+def test_a_walk_that_failed_does_not_cost_the_next_one_its_inventory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wanting, "INVENTORY_BYTES", 1)
+    here = cast(Any, Here())
+    here.live = [pin(number) for number in range(3)]
+    known = Wanting(here, here, here, BufferPool("test", wire.MAX_BLOCK), tmp_path)
+
+    def fail(done: int) -> None:
+        raise errors.Busy("in the middle")
+
+    for progress in (lambda done: None, fail, lambda done: None):
+        with contextlib.suppress(errors.Busy):
+            known.walk(0, Report(), progress)
+        assert known.inventory is not None
+        wanted = {block for part in range(256) for block in known.inventory.bucket(part)}
+        assert wanted == {one.cid.multihash for one in here.live}
 
 
 def test_pins_that_came_are_entered(tmp_path: Path) -> None:
