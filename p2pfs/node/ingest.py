@@ -83,6 +83,10 @@ class Ingest(Work):
     def place(self, cid: CID, data: memoryview, taken: Taken | None = None) -> None:
         """Put one block where it belongs, and count it."""
         self.blocks += 1
+        self.copy(cid, data, taken)
+
+    def copy(self, cid: CID, data: memoryview, taken: Taken | None = None) -> None:
+        """As `place`, for a block that is counted already."""
         if self._is_dry:
             if not self._placer.holds_already(cid, self._wanted):
                 self._count_new(len(data))

@@ -58,7 +58,7 @@ def _copy(services: Services, ingest: Ingest, cid: CID) -> None:
         try:
             length = services.fetcher.block(cid, view)
             with view[:length] as block:
-                ingest.place(cid, block)
+                ingest.copy(cid, block)
         finally:
             ingest.buffers.give(view)
 
