@@ -228,7 +228,7 @@ class FolderGet:
             os.fsync(job.fd)
 
     def _ask_small(self, batch: Batch) -> dict[CID, memoryview]:
-        """The bytes of small files; the node leaves out what is not as small as the directory says."""
+        """The bytes of small files; the node leaves out what is not as small as the directory says, or hard to find."""
         body = batches.pack_cids(dict.fromkeys(job.cid for job in batch))
         return dict(batches.unpack(memoryview(self._calls.body(self._deadline, "READS", body))))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from p2pfs import errors, green, metrics
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 LATE_S = 1.5
 """An owner that needs longer for a message of small blocks is not waited for: each of them is hunted."""
+HUNT_S = 10.0
+"""What is not found so soon is left out: who asked waits for an answer, and reads the rest one by one."""
 HUNTS = 8
 """Blocks hunted at once for one reader."""
 
@@ -42,8 +45,8 @@ class SmallReader:
     def read(self, cids: list[CID], scratch: memoryview) -> list[tuple[CID, bytes]]:
         """The verified bytes of up to `batches.MOST` files, in order; `scratch` is a buffer that the disk reads into.
 
-        Left out is what is no leaf, is not small, or does not fit into a message any more. Raises NotFound, Corrupt,
-        DeadlinePassed.
+        Left out is what is no leaf, is not small, does not fit into a message any more, or takes too long to be found.
+        Raises NotFound, Corrupt, DeadlinePassed.
         """
         wanted = [cid for cid in dict.fromkeys(cids) if cid.codec == RAW]
         found: Found = {cid: digest_of(cid.multihash) for cid in wanted if cid.is_identity}
@@ -105,10 +108,18 @@ class SmallReader:
             except errors.P2pfsError as error:
                 failures.append(error)
 
-        for start in range(0, len(cids), HUNTS):
-            green.wait([self._group.spawn(f"hunt-{cid}", hunt, cid) for cid in cids[start : start + HUNTS]])
-            if failures:
-                raise failures[0]
+        end, group = time.monotonic() + HUNT_S, green.Group("hunts")
+        try:
+            for start in range(0, len(cids), HUNTS):
+                for cid in cids[start : start + HUNTS]:
+                    group.spawn("hunt", hunt, cid)
+                is_done = group.join(max(0.0, end - time.monotonic()))
+                if failures:
+                    raise failures[0]
+                if not is_done:
+                    return
+        finally:
+            group.close()
 
     def close(self) -> None:
         """End what is still running."""

@@ -61,7 +61,7 @@ def read(services: Services, session: Session, line: Line) -> None:
 
 
 def reads(services: Services, session: Session, line: Line) -> None:
-    """READS: small files of one block each, wherever they are; those that are longer, or do not fit, are left out."""
+    """READS: small files of one block each, wherever they are; what `SmallReader.read` leaves out is not among them."""
     cids = batches.unpack_cids(session.body(), batches.MOST)
     # The buffer is scratch for the disk, and counts what waits here for a slow reader.
     with services.paced_buffers.buffer() as scratch:

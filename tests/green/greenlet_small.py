@@ -82,6 +82,22 @@ def test_what_nobody_has_is_an_error_and_what_is_not_small_is_left_out(world: Wo
         read(world, reader, [*wanted, *gone])
 
 
+def test_what_is_not_found_in_time_is_left_out(
+    world: World, reader: SmallReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small, "LATE_S", 0.05)
+    monkeypatch.setattr(small, "HUNT_S", 0.05)
+    here, elsewhere = files(3), files(20)
+    for data in here.values():
+        world.local.put(multihash(SHA2_256, data), memoryview(data))
+    for peer in world.peers.values():
+        peer.blocks.update((cid.multihash, data) for cid, data in elsewhere.items())
+        peer.hangs = True
+    with green.deadline(10, "reading small files"):
+        assert read(world, reader, [*elsewhere, *here]) == here
+    assert world.buffers.in_use == 0
+
+
 def test_what_lies_in_its_cid_is_asked_of_nobody(world: World, reader: SmallReader) -> None:
     wanted = {CID(RAW, multihash(IDENTITY, data)): data for data in (b"", b"1", bytes(128))}
     assert read(world, reader, list(wanted)) == wanted
