@@ -17,7 +17,7 @@ JUDGED = {
     "audit": [], "doubling": 8 * ["< 2.1"], "sparse": ["< 160", "< 40"],
 }
 """What each row's figures are judged by. Not `heal`: it waits for a member to be out, whatever the size."""
-LONG = {"four", "audit", "doubling", "sparse"}
+LONG = {"far", "small", "crowd", "four", "audit", "doubling", "sparse"}
 
 pytestmark = pytest.mark.timeout(600)
 
