@@ -13,6 +13,7 @@ from kit.peers.table import HEAD, Result
 from kit.processes import Cost
 
 
+@pytest.mark.slow
 def test_p2pfs_does_every_job_and_the_missing_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
