@@ -49,6 +49,11 @@ def free_port() -> int:
         return port
 
 
+def clean_environment() -> dict[str, str]:
+    """This environment without settings of ours."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("P2PFS_")}
+
+
 class Node:
     """One `p2pfs-node` process with a data directory of its own."""
 
@@ -73,6 +78,18 @@ class Node:
         self.ready_s = 0.0
         """Seconds from the start of the process to its READY."""
 
+    def make(self, *words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        """Run `p2pfs-node init` or `join` for this node, which starts from the file that this wrote, if it did."""
+        file = self.folder / f"{self.name}.conf" / "node.ini"
+        overrides = [word for key, value in self.options.items() for word in ("-o", f"{key}={value}")]
+        done = subprocess.run(
+            [*self.prefix, sys.executable, str(NODE), words[0], "-c", str(file), *overrides, *words[1:]],
+            capture_output=True, text=True, check=False, env=clean_environment(), **{"timeout": READY_S, **kwargs},
+        )
+        if done.returncode == 0:
+            self.config, self.options = file, {}
+        return done
+
     def start(self, *, wait: bool = True) -> Node:
         """Start the process; with `wait`, return when it said READY (by the systemd protocol)."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -82,8 +99,7 @@ class Node:
             ready.bind(str(notify))
             begin = time.monotonic()
             overrides = [word for key, value in self.options.items() for word in ("-o", f"{key}={value}")]
-            environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PFS_")}
-            environment.update(self.environment)
+            environment = {**clean_environment(), **self.environment}
             self.process = subprocess.Popen(
                 [*self.prefix, sys.executable, str(NODE), "-c", str(self.config), *overrides],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,

@@ -18,6 +18,7 @@ import docopt
 
 from p2pfs import errors, green, logs
 from p2pfs.config import Config, load, new_secret, reloaded, to_ini
+from p2pfs.core.invitation import MAX_TEXT
 from p2pfs.systemd import Notifier
 from p2pfs.version import VERSION
 
@@ -38,12 +39,21 @@ Usage:
   p2pfs-node -c FILE [-o OPTION]... [--check-config]
   p2pfs-node [-c FILE] [-o OPTION]... --print-config
   p2pfs-node --new-secret
+  p2pfs-node init [-c FILE] [--listen=ADDR] [-o OPTION]...
+  p2pfs-node join [-c FILE] [--listen=ADDR] [-o OPTION]... [--] TOKEN
   p2pfs-node (-h | --help)
   p2pfs-node --version
 
+  init   make secret, identity and configuration of the first node of a cluster; prints what to do next
+  join   make a node of a cluster that exists: TOKEN is what `p2pfs-cli invite` printed on one of its nodes, or `-`
+         for standard input, where the list of processes (ps) does not show it; prints what to do next
+
 Options:
-  -c FILE --config=FILE    configuration file (INI); conf/node.ini is one that explains every option
-  -o OPTION                section.key=value: override one option; may be repeated
+  -c FILE --config=FILE    configuration file (INI); conf/node.ini is one that explains every option. init and join
+                           write it, and the secret beside it; without -c it is node.ini in the current folder
+  -o OPTION                section.key=value: override one option; may be repeated. init and join write it down
+  --listen=ADDR            HOST:PORT where other nodes reach this one, as -o node.listen=ADDR. Without it, init takes
+                           127.0.0.1:4801, and join port 4801 of the address that this machine has towards the other
   --check-config           read and check the configuration, start nothing
   --print-config           print every option with its meaning and its value, as a file for -c
   --new-secret             print a new cluster secret
@@ -54,11 +64,10 @@ One node, for this machine only:
   p2pfs-node -c conf/node.ini
   p2pfs-cli store ~/photos         (in another terminal)
 
-Three machines:
-  (umask 077; p2pfs-node --new-secret > secret)        once; copy the file to all three
-  p2pfs-node -c node.ini -o cluster.secret_file=secret -o node.listen=10.0.0.1:4801
-  p2pfs-node -c node.ini -o cluster.secret_file=secret -o node.listen=10.0.0.2:4801 -o cluster.seeds=10.0.0.1:4801
-  p2pfs-node -c node.ini -o cluster.secret_file=secret -o node.listen=10.0.0.3:4801 -o cluster.seeds=10.0.0.1:4801
+Several machines:
+  p2pfs-node init --listen=10.0.0.1:4801 && p2pfs-node -c node.ini       on the first one
+  p2pfs-cli invite                                                       there; prints TOKEN
+  p2pfs-node join TOKEN && p2pfs-node -c node.ini                        on each of the others
 
 Each option is taken from the first of these that sets it: -o, the environment (P2PFS_NODE_DATA_DIR for
 node.data_dir), the file, the default. A secret in -o is visible to all users of the machine (ps): use
@@ -69,8 +78,9 @@ Signals:
   SIGHUP            read the configuration again; what needs a restart is logged
   SIGUSR1           log what every greenlet is doing
 
-Exit codes: 0 stopped as asked, 1 failed, 2 usage or configuration, 9 refused (data directory of another
-cluster or in use); messages and log lines go to standard error.
+Exit codes: 0 stopped as asked, 1 failed, 2 usage or configuration, 7 no way to the node that invited, 9 refused
+(data directory of another cluster or in use, a node that exists already, an invitation that is not good any more);
+messages and log lines go to standard error.
 """
 
 
@@ -97,7 +107,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(arguments: dict[str, Any]) -> int:
     path, overrides = arguments["--config"], arguments["-o"]
-    if arguments["--new-secret"]:
+    if arguments["init"] or arguments["join"]:
+        if arguments["--listen"] is not None:
+            overrides = [*overrides, f"node.listen={arguments['--listen']}"]
+        print("\n".join(_make(arguments, path or "node.ini", overrides)))
+    elif arguments["--new-secret"]:
         print(new_secret())
         print(
             "Save it where only the node's user can read it, the same on every node:\n"
@@ -114,6 +128,17 @@ def _command(arguments: dict[str, Any]) -> int:
     else:
         _run(path, overrides)
     return 0
+
+
+def _make(arguments: dict[str, Any], path: str, options: list[str]) -> list[str]:
+    if arguments["init"]:
+        from p2pfs.setup.init import init
+
+        return init(path, options)
+    from p2pfs.setup.join import join
+
+    token = arguments["TOKEN"]
+    return join(sys.stdin.read(MAX_TEXT) if token == "-" else token, path, options)
 
 
 def _run(path: str, overrides: list[str]) -> None:

@@ -100,11 +100,11 @@ class Material(NamedTuple):
 
 def material(
     folder: Path, secret: str = "one", *, is_client: bool = False, age_days: int = 0, days: int = 30,
-    accepts: tuple[str, ...] = (),
+    accepts: tuple[str, ...] = (), purpose: certificates.Purpose = certificates.CLUSTER,
 ) -> Material:
     """A certificate under the secret's authority; `accepts` names other secrets whose holders are trusted too."""
     folder.mkdir(parents=True, exist_ok=True)
-    authority = certificates.derive_authority(secret)
+    authority = certificates.derive_authority(secret, purpose)
     key = certificates.load_key(certificates.new_key())
     id = certificates.node_id_of(certificates.public_bytes(key))
     now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=age_days)
@@ -225,11 +225,11 @@ class Running(NamedTuple):
 @contextlib.contextmanager
 def running(
     folder: Path, handlers: dict[str, Callable[[Session, Line], None]], limits: Limits | None = None,
-    max_connections: int = 64, node: Material | None = None,
+    max_connections: int = 64, node: Material | None = None, invited: tls.ByInvitation | None = None,
 ) -> Iterator[Running]:
     """A server with these handlers on a TCP port and a control socket."""
     node = node or material(folder / "node")
-    context = tls.server_context(*node.files)
+    context = tls.server_context(*node.files, invited)
     tasks = Tasks()
     server = Server(tasks.spawn, semaphore, limits, max_connections)
     try:

@@ -60,7 +60,7 @@ def test_the_protocol_lists_what_each_right_is_for() -> None:
     assert [name for name, row in (wire.VERBS | wire.RECORDS).items() if Right.LOCAL in row.needs] == ["FETCH", "FD"]
     for right, verbs in rows.items():
         assert verbs.split(", ") == [row.name for row in wire.VERBS.values() if RIGHTS[right] in row.needs]
-    assert set(rows) == {"read", "store", "administer"}
+    assert set(rows) == {"read", "store", "administer", "join"}
 
 
 def test_the_protocol_lists_every_record() -> None:

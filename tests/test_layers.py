@@ -46,7 +46,9 @@ LAYERS = {
     "client": Layer({"errors", "units", "version", "core", "net", "client", "tree"},
                     "client is for anyone's Python: no gevent, no node, no store"),
     "cli": Layer(LEAVES | {"core", "client", "cli", "tree", "identify", "logs"}, "cli is a client, not a node"),
-    "daemon": Layer(LEAVES | {"green", "node", "logs", "systemd"}, "daemon runs a node, and nothing imports it"),
+    "setup": Layer(LEAVES | {"core", "store", "net", "node", "setup"}, "setup makes a node's files, and runs none"),
+    "daemon": Layer(LEAVES | {"core", "green", "node", "setup", "logs", "systemd"},
+                    "daemon runs a node, and nothing imports it"),
     "__init__": Layer({"client", "core", "errors", "version"}, "the package offers the client and patches nothing"),
     "__main__": Layer({"cli"}, "python -m p2pfs is the command line"),
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from p2pfs import errors
 from p2pfs.cli.call import Call, number, plain, size, sized
 from p2pfs.cli.health import peers, status
-from p2pfs.cli.upkeep import audit, drain, forget, gc, scrub
+from p2pfs.cli.upkeep import audit, drain, forget, gc, invite, scrub
 
 if TYPE_CHECKING:
     from p2pfs.client.answers import Entry, PinRow
@@ -214,5 +214,6 @@ VERBS: dict[str, Callable[[Call], int]] = {
     "store": store, "get": get, "cat": cat, "ls": ls, "stat": stat, "explain": explain, "rm": remove,
     "restore": restore, "id": id_, "import": import_car, "export": export_car, "peers": peers, "status": status,
     "audit": audit, "scrub": scrub, "gc": gc, "drain": drain, "forget": forget,
+    "invite": invite,
 }
 """Every verb; the usage text names the same ones, and a test compares."""

@@ -26,7 +26,7 @@ from p2pfs.client.answers import (
 )
 from p2pfs.client.calls import Answers, Calls
 from p2pfs.client.deadline import Deadline
-from p2pfs.client.parsing import parse
+from p2pfs.client.parsing import parse, parse_line
 from p2pfs.client.pool import Pool, default_address
 from p2pfs.client.reports import (
     Audited,
@@ -35,10 +35,12 @@ from p2pfs.client.reports import (
     Drained,
     DrainStep,
     Forgotten,
+    Invited,
     Scrubbed,
     ScrubStep,
     Status,
 )
+from p2pfs.core import wire
 from p2pfs.core.cid import CID
 
 if TYPE_CHECKING:
@@ -248,6 +250,14 @@ class Client:
     def forget(self, member: str) -> Forgotten:
         """Strike a dead member, by name or id, for good. Raises NotFound, and Refused for one that lives."""
         return parse(Forgotten, self._calls.object(self._deadline(), "FORGET", member))
+
+    def invite(self, *, lasts_s: float = 3600.0, once: bool = False) -> Invited:
+        """Have the node open an invitation, for as many machines as come in that time, or for `once` only.
+
+        Raises Refused when the node has no cluster secret.
+        """
+        options = wire.dump_json({"lasts_s": lasts_s, "once": once})
+        return parse_line(Invited, self._calls.body(self._deadline(), "INVITE", options))
 
     def _deadline(self) -> Deadline:
         return Deadline(self.timeout_s)

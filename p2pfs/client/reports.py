@@ -111,6 +111,22 @@ class Forgotten(NamedTuple):
     name: str
 
 
+class Invited(NamedTuple):
+    """An invitation for a machine that is to join the cluster."""
+
+    token: str
+    """One word for `p2pfs-node join`. Who has it can become a member until it expires: a secret."""
+    id: str
+    expires: int
+    """Unix time in seconds."""
+    once: bool
+    """It lets one machine in, and no second one."""
+    cluster: str
+    """Fingerprint of the cluster's authority."""
+    address: str
+    """Where the machine will connect to."""
+
+
 class LostPin(NamedTuple):
     """A pin some of whose blocks no member has any more."""
 

@@ -341,3 +341,9 @@ ROWS: dict[str, Row] = {
     for row in (Row(section, field.name, **field.metadata) for field in dataclasses.fields(cls))
 }
 """Every option by `section.key`, in the order in which they are printed."""
+
+SHARED = (
+    "cluster.replicas", "cluster.write_quorum", "cluster.tombstone_life", "storage.hash", "storage.chunker",
+    "storage.gc_grace", "repair.probe_interval", "repair.probe_timeout", "repair.suspicion_min",
+)
+"""Options that all nodes of a cluster should have alike: one that joins takes them over."""

@@ -20,9 +20,10 @@ MAX_INCARNATION = 2**53 - 1
 MAX_ROWS = 4096
 """Rows of one message that are read."""
 _ID = re.compile(r"[0-9A-Za-z._-]{1,128}")
-_ADDRESS = re.compile(
+ADDRESS = re.compile(
     r"(?:\[[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,16})?\]|[0-9A-Za-z._-]{1,253}):([0-9]{1,5})"
 )
+"""HOST:PORT; the port is still to be compared with its limits."""
 _MAX_TEXT = 64
 _MAX_ADDRESSES = 8
 
@@ -127,7 +128,7 @@ def _addresses(field: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > _MAX_ADDRESSES:
         raise _bad(field, value)
     for address in value:
-        match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
+        match = ADDRESS.fullmatch(address) if isinstance(address, str) else None
         if not match or not 1 <= int(match[1]) <= 65535:
             raise _bad(field, address)
     return tuple(value)

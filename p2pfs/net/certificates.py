@@ -3,6 +3,7 @@
 Every node derives the same authority: an Ed25519 key by HKDF-SHA256 (RFC 5869) from the secret, and a certificate with
 fixed names, serial and dates, which is byte-identical everywhere, since Ed25519 signatures are deterministic.
 A node's id is the hash of its public key, in whatever certificate that key is.
+An invitation's token is a secret as well, and its authority vouches for the node and the guest to each other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import re
 from typing import NamedTuple
 
 from cryptography import x509
@@ -24,13 +26,25 @@ CLIENT = "client"
 """Common name of a client's certificate; a node's is its id."""
 DAYS = 3650
 """A certificate's validity: it is issued anew at each start, and what ends a membership is a new secret."""
-_INFO = b"p2pfs cluster authority, Ed25519, version 1"
 _EPOCH = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 _END = datetime.datetime(2125, 1, 1, tzinfo=datetime.UTC)
 
 
+class Purpose(NamedTuple):
+    """What a secret is for: the same text as two kinds of secret makes two authorities."""
+
+    title: str
+    """The first word of the authority's name."""
+    info: bytes
+    """Of HKDF."""
+
+
+CLUSTER = Purpose("cluster", b"p2pfs cluster authority, Ed25519, version 1")
+INVITATION = Purpose("invitation", b"p2pfs invitation authority, Ed25519, version 1")
+
+
 class Authority(NamedTuple):
-    """A cluster's certificate authority."""
+    """The certificate authority of a cluster, or of an invitation."""
 
     key: Key
     certificate: x509.Certificate
@@ -45,6 +59,11 @@ class Authority(NamedTuple):
         """SHA-256 of the certificate, in hex: the cluster's name for itself."""
         return self.certificate.fingerprint(hashes.SHA256()).hex()
 
+    @property
+    def id(self) -> str:
+        """The hash of its key, which is in its name as well; an invitation's id."""
+        return node_id_of(public_bytes(self.key))
+
 
 def _name(common: str) -> x509.Name:
     return x509.Name([
@@ -52,12 +71,12 @@ def _name(common: str) -> x509.Name:
     ])
 
 
-def derive_authority(secret: str) -> Authority:
-    """The authority of a cluster secret; the same one each time."""
-    seed = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_INFO).derive(secret.encode("utf-8"))
+def derive_authority(secret: str, purpose: Purpose = CLUSTER) -> Authority:
+    """The authority of a secret; the same one each time."""
+    seed = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose.info).derive(secret.encode("utf-8"))
     key = Ed25519PrivateKey.from_private_bytes(seed)
     # The subject carries the key's hash: OpenSSL looks authorities up by name, and during a rotation there are two.
-    name = _name(f"cluster {node_id_of(public_bytes(key))}")
+    name = _name(f"{purpose.title} {node_id_of(public_bytes(key))}")
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
@@ -151,3 +170,19 @@ def read(der: bytes) -> Bearer:
 def read_pem(pem: bytes) -> Bearer:
     """As `read`, of the first certificate in a PEM file. Raises ValueError."""
     return read(x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER))
+
+
+def issuer_of(der: bytes) -> str:
+    """The name of the authority that issued a certificate (RFC 4514). Raises ValueError."""
+    return x509.load_der_x509_certificate(der).issuer.rfc4514_string()
+
+
+def subjects_of(pem: bytes) -> frozenset[str]:
+    """The names of the authorities in a PEM file, as `issuer_of` has them. Raises ValueError."""
+    return frozenset(one.subject.rfc4514_string() for one in x509.load_pem_x509_certificates(pem))
+
+
+def invitation_of(issuer: str) -> str | None:
+    """The id of the invitation whose authority has that name; None: it is that of a cluster, or anybody's."""
+    match = re.fullmatch(rf"CN={INVITATION.title} ([a-z2-7]{{32}}),O=p2pfs", issuer)
+    return match[1] if match else None

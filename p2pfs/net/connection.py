@@ -180,18 +180,18 @@ def split_address(address: str) -> tuple[str, int]:
 
 def connect(
     address: str, context: ssl.SSLContext | None, deadline_s: float, expect_id: str | None,
-    limits: Limits | None = None,
+    limits: Limits | None = None, name: str | None = None,
 ) -> Connection:
     """Connect to HOST:PORT by TLS or, without a `context`, to the unix socket of that path.
 
-    With `expect_id`, who is there must be that node. HELLO is the caller's to say. Raises UsageError, Unreachable,
-    DeadlinePassed, IdentityRefused.
+    With `expect_id`, who is there must be that node; `name` is what it is called in TLS. HELLO is the caller's to say.
+    Raises UsageError, Unreachable, DeadlinePassed, IdentityRefused, and NotFound for a name that it does not have.
     """
     if context is None:
         return Connection(Stream(_connect_unix(address, deadline_s), address, limits))
     from p2pfs.net import tls  # here, so that a client of the control socket does not load ssl
 
-    secure = tls.connect(_connect_tcp(address, deadline_s), context, address, deadline_s)
+    secure = tls.connect(_connect_tcp(address, deadline_s), context, address, deadline_s, name)
     if expect_id is not None and (peer := tls.party_of(secure)).id != expect_id:
         secure.close()
         raise errors.IdentityRefused(f"{address} is not the node {expect_id} but {peer.id or 'a client'}")

@@ -153,7 +153,7 @@ class Server:
                 secure, party = self._authenticate(context, sock, address)
             finally:
                 self._strangers.forget(address[0])
-            who = f"member {party.id}" if party.id else "a client"
+            who = f"{party.kind} {party.id}" if party.id else "a client"
             self._serve(Stream(secure, f"{who} at {party.address}", self._patience(party)), party)
         except errors.IdentityRefused as error:
             log.warning("%s", error)

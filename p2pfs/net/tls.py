@@ -11,16 +11,21 @@ over loopback ran at 1.25 to 1.5 GiB/s (6 GiB/s without TLS); 256 KiB to 4 MiB o
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from p2pfs import errors
-from p2pfs.core import rights
+from p2pfs.core import invitation, rights
 from p2pfs.core.rights import Right
+
+PEM = "-----BEGIN "
+"""What a certificate as text begins with, and no path does."""
 
 ALERT_S = 1.0
 """How long a failed handshake is held for the other end to read why."""
@@ -30,12 +35,18 @@ class Party(NamedTuple):
     """Who is at the other end."""
 
     id: str | None
-    """The node id of a member; None for a client or a local user."""
+    """The node id of a member, the invitation of a guest; None for a client or a local user."""
     kind: str
-    """`member`, `client` or `local`."""
+    """`member`, `client`, `guest` or `local`."""
     address: str
     rights: Right
     """What it may ask for."""
+    issuer: str = ""
+    """The name of the authority that vouches for it."""
+
+
+ByInvitation = Callable[[str], ssl.SSLContext | None]
+"""The context of the open invitation with that id."""
 
 
 def _context(protocol: int, ca: str, cert: str, key: str) -> ssl.SSLContext:
@@ -44,7 +55,7 @@ def _context(protocol: int, ca: str, cert: str, key: str) -> ssl.SSLContext:
     context.check_hostname = False  # a member is known by its key, not by where it is
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.load_verify_locations(ca)
+        context.load_verify_locations(**({"cadata": ca} if ca.startswith(PEM) else {"cafile": ca}))
         # An empty passphrase: an encrypted key is an error, not a question on the daemon's terminal.
         context.load_cert_chain(cert, key, password="")
     except (OSError, ValueError) as error:
@@ -52,12 +63,29 @@ def _context(protocol: int, ca: str, cert: str, key: str) -> ssl.SSLContext:
     return context
 
 
-def server_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
-    """For listening: nobody gets a byte without a certificate that `ca` vouches for. Raises ConfigError."""
+def server_context(ca: str, cert: str, key: str, invited: ByInvitation | None = None) -> ssl.SSLContext:
+    """For listening: nobody gets a byte without a certificate that `ca` (a file, or PEM text) vouches for.
+
+    Raises ConfigError. Who names an invitation in its first words (SNI) gets the context of that one instead, which
+    trusts its guests and nobody else.
+    """
     context = _context(ssl.PROTOCOL_TLS_SERVER, ca, cert, key)
     # Connections are few and long, and a resumed one would not look at the certificate's dates again.
     context.num_tickets = 0
+    if invited is not None:
+        context.sni_callback = functools.partial(_choose, invited)
     return context
+
+
+def _choose(invited: ByInvitation, sock: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+    id = invitation.id_of_server_name(name or "")
+    if id is None:
+        return None  # members and clients name nobody
+    chosen = invited(id)
+    if chosen is None:
+        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+    sock.context = chosen
+    return None
 
 
 def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
@@ -71,14 +99,17 @@ def client_context_from_dir(folder: str) -> ssl.SSLContext:
     return client_context(*(os.path.join(folder, name) for name in ("ca.pem", "cert.pem", "key.pem")))
 
 
-def connect(plain: socket.socket, context: ssl.SSLContext, address: str, deadline_s: float) -> ssl.SSLSocket:
-    """The client's handshake over a connected socket, which is closed on failure.
+def connect(
+    plain: socket.socket, context: ssl.SSLContext, address: str, deadline_s: float, name: str | None = None
+) -> ssl.SSLSocket:
+    """The client's handshake over a connected socket, which is closed on failure. `name` is what it calls the node.
 
-    Raises IdentityRefused (the other end has no certificate that we accept), Unreachable, DeadlinePassed. That the
-    other end does not accept ours shows only when something is read: TLS 1.3 has no answer to the last message.
+    Raises IdentityRefused (the other end has no certificate that we accept), NotFound (nor does it know that name),
+    Unreachable, DeadlinePassed. That it does not accept ours shows only when something is read: TLS 1.3 has no answer
+    to the last message.
     """
     try:
-        return _handshake(plain, context, deadline_s, server_side=False)
+        return _handshake(plain, context, deadline_s, server_side=False, name=name)
     except TimeoutError:
         raise errors.DeadlinePassed(
             f"{address} takes connections but did not finish a TLS handshake: overloaded, stopped, or not p2pfs"
@@ -89,6 +120,8 @@ def connect(plain: socket.socket, context: ssl.SSLContext, address: str, deadlin
             "is it another cluster's secret, or a wrong clock?"
         ) from None
     except OSError as error:
+        if getattr(error, "reason", None) == "TLSV1_UNRECOGNIZED_NAME":
+            raise errors.NotFound(f"{address} is not known as {name}") from None
         raise errors.Unreachable(
             f"no TLS 1.3 with {address}: {_reason(error)}; is it p2pfs, with the same cluster secret?"
         ) from None
@@ -101,18 +134,24 @@ def accept(plain: socket.socket, context: ssl.SSLContext, address: str, deadline
     except TimeoutError:
         raise errors.IdentityRefused(f"{address} did not finish its TLS handshake in {deadline_s:g} s") from None
     except OSError as error:
+        if getattr(error, "reason", None) == "CALLBACK_FAILED":
+            raise errors.IdentityRefused(f"{address} named an invitation that is not open here") from None
         raise errors.IdentityRefused(
             f"no TLS handshake with {address}: {_reason(error)}; a stranger, or a node with another cluster secret?"
         ) from None
 
 
-def _handshake(plain: socket.socket, context: ssl.SSLContext, deadline_s: float, server_side: bool) -> ssl.SSLSocket:
+def _handshake(
+    plain: socket.socket, context: ssl.SSLContext, deadline_s: float, server_side: bool, name: str | None = None
+) -> ssl.SSLSocket:
     # By hand, because a socket's timeout is one for each wait: a stranger who sends a byte now and then would hold
     # the handshake, and its slot, for as long as it likes.
     end = time.monotonic() + deadline_s
     try:
         plain.setblocking(False)
-        secure = context.wrap_socket(plain, server_side=server_side, do_handshake_on_connect=False)
+        secure = context.wrap_socket(
+            plain, server_side=server_side, do_handshake_on_connect=False, server_hostname=name
+        )
     except BaseException:
         plain.close()
         raise
@@ -167,10 +206,13 @@ def party_of(secure: ssl.SSLSocket) -> Party:
         host, port = secure.getpeername()[:2]
         if der is None:
             raise ValueError("none")
-        bearer = certificates.read(der)
+        bearer, issuer = certificates.read(der), certificates.issuer_of(der)
     except (OSError, ValueError) as error:
         raise errors.IdentityRefused(f"no certificate at the other end that can be read: {error}") from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    invited = certificates.invitation_of(issuer)
+    if invited is not None:
+        return Party(invited, "guest", address, rights.OF_GUEST, issuer)
     if bearer.common_name == certificates.CLIENT:
-        return Party(None, "client", address, rights.ROLES["admin"])
-    return Party(bearer.id, "member", address, rights.OF_MEMBER)
+        return Party(None, "client", address, rights.ROLES["admin"], issuer)
+    return Party(bearer.id, "member", address, rights.OF_MEMBER, issuer)

@@ -19,25 +19,32 @@ from p2pfs.store.files import write_atomically
 
 log = logging.getLogger(__name__)
 
+KEY = "identity.pem"
+CLUSTER = "cluster"
+"""The file that names the cluster which a data directory belongs to."""
+
 
 class Identity:
     """Key, certificate and contexts. `reload` takes a changed secret over, which is how secrets are rotated."""
 
-    def __init__(self, data_dir: Path, config: Config) -> None:
-        """Raises ConfigError, Refused (the data directory is another cluster's)."""
+    def __init__(self, data_dir: Path, config: Config, invited: tls.ByInvitation | None = None) -> None:
+        """`invited` finds the context for a guest. Raises ConfigError, Refused (the directory is another cluster's)."""
         self._data_dir = data_dir
+        self._invited = invited
+        self.clusters: tuple[str, ...] = ()
+        """Fingerprints of the authorities of the secrets in the configuration; the first is ours."""
         self.reload(config)
 
     def reload(self, config: Config) -> None:
         """Issue a fresh certificate and make the contexts anew; connections that are open stay so."""
         cluster = config.cluster
         if cluster.tls_ca is not None:
-            files = [str(path) for path in (cluster.tls_ca, cluster.tls_cert, cluster.tls_key)]
-            self.id = self._read_id(files[1])
+            ca, cert, key = (str(path) for path in (cluster.tls_ca, cluster.tls_cert, cluster.tls_key))
+            self.id = self._read_id(cert)
         else:
-            files = self._issue(config)
-        self._server = tls.server_context(*files)
-        self._client = tls.client_context(*files)
+            ca, cert, key = self._issue(config)
+        self._server = tls.server_context(ca, cert, key, self._invited)
+        self._client = tls.client_context(ca, cert, key)
 
     def server_context(self) -> ssl.SSLContext:
         """For accepting connections."""
@@ -54,14 +61,14 @@ class Identity:
         except (OSError, ValueError) as error:
             raise errors.ConfigError(f"[cluster] tls_cert: {path} is no certificate: {error}") from None
 
-    def _issue(self, config: Config) -> list[str]:
+    def _issue(self, config: Config) -> tuple[str, str, str]:
         """Write the files that `ssl` reads: ours in `tls`, a client's in `client`."""
         secrets = [secret.reveal() for secret in config.secrets] or [self._own_secret()]
         authorities = [certificates.derive_authority(secret) for secret in secrets]
         self._check_cluster(authorities, is_own=not config.secrets)
         ca = b"".join(authority.pem for authority in authorities)
         now = datetime.datetime.now(datetime.UTC)
-        key_path = self._data_dir / "identity.pem"
+        key_path = self._data_dir / KEY
         key = self._key(key_path)
         self.id = certificates.node_id_of(certificates.public_bytes(key))
         folder = self._folder("tls")
@@ -71,7 +78,9 @@ class Identity:
         client_key = self._key(client / "key.pem")
         _renew(client / "ca.pem", ca)
         _renew(client / "cert.pem", certificates.issue(authorities[0], client_key, certificates.CLIENT, now))
-        return [str(folder / "ca.pem"), str(folder / "cert.pem"), str(key_path)]
+        if config.secrets:
+            self.clusters = tuple(authority.fingerprint for authority in authorities)
+        return str(folder / "ca.pem"), str(folder / "cert.pem"), str(key_path)
 
     def _folder(self, name: str) -> Path:
         folder = self._data_dir / name
@@ -97,7 +106,7 @@ class Identity:
 
     def _check_cluster(self, authorities: list[Authority], is_own: bool) -> None:
         """Refuse a data directory that belongs to another cluster: its blocks and pins would be mixed into ours."""
-        path = self._data_dir / "cluster"
+        path = self._data_dir / CLUSTER
         known = path.read_text(encoding="ascii").strip() if path.exists() else ""
         if known and is_own:
             raise errors.Refused(

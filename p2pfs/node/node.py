@@ -20,6 +20,7 @@ from p2pfs.node.fetch import Fetcher
 from p2pfs.node.gossip import Gossip
 from p2pfs.node.hello import Caller, new_instance
 from p2pfs.node.identity import Identity
+from p2pfs.node.invitations import Invitations
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Peers
 from p2pfs.node.pinning import Pinning
@@ -65,7 +66,9 @@ class Node:
         started = time.time()
         prepare_data_dir(self._data_dir)
         self._lock = lock_data_dir(self._data_dir)
-        self.identity = Identity(self._data_dir, self.config)
+        self._invitations = Invitations(self._data_dir)
+        self.identity = Identity(self._data_dir, self.config, self._invitations.context)
+        self._invitations.load(self.identity.clusters)
         local = LocalStore(self._open_store(), self.config.node.disk_threads)
         usage = local.usage()
         catalog = self._open_catalog(may_have_blocks=bool(usage.blocks) or not usage.is_exact)
@@ -138,7 +141,8 @@ class Node:
             pinning=pinning, fetcher=fetcher, placer=placer, reader=Reader(local, fetcher, own, paced),
             small=SmallReader(local, cluster, fetcher, own, self._copies),
             audit=Audit(local, cluster, fetcher, placer, pinning, lambda: self.config),
-            scrub=Scrub(local, self._data_dir, lambda: self.config),
+            scrub=Scrub(local, self._data_dir, lambda: self.config), identity=self.identity,
+            invitations=self._invitations,
         )
 
     def _copies(self) -> int:
@@ -213,6 +217,7 @@ class Node:
     def reload(self, config: Config) -> None:
         """Take over what can change while running. Raises P2pfsError, and nothing has changed then."""
         self.identity.reload(config)
+        self.services.local.run(self._invitations.load, self.identity.clusters)
         self.config = self.services.config = config
         self.services.cluster.out_after_s = config.repair.out_after
         self.services.cluster.changed()

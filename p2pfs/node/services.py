@@ -11,6 +11,8 @@ from p2pfs.node.cluster import Cluster
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.gossip import Gossip
 from p2pfs.node.hello import Caller
+from p2pfs.node.identity import Identity
+from p2pfs.node.invitations import Invitations
 from p2pfs.node.local import LocalStore
 from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
@@ -42,3 +44,5 @@ class Services:
     small: SmallReader
     audit: Audit
     scrub: Scrub
+    identity: Identity
+    invitations: Invitations

@@ -128,12 +128,12 @@ def test_records_that_nobody_read_are_no_requests() -> None:
 
 READING = "HELLO READ READS LIST PINS STAT EXPLAIN EXPORT PEERS STATUS METRICS"
 STORING = f"{READING} STORE IMPORT RESTORE"
-ALL = f"{STORING} UNPIN AUDIT SCRUB GC DRAIN FORGET"
+ALL = f"{STORING} UNPIN AUDIT SCRUB GC DRAIN FORGET INVITE"
 BETWEEN_MEMBERS = "PING PINGREQ MEMBERS HAVE PUT GET PUTS GETS DISCARD PIN DIGESTS BUCKET HEALTH"
 
 
 @pytest.mark.parametrize(("kind", "allowed"), [
-    ("guest", ""), ("read", READING), ("store", STORING), ("admin", ALL), ("local", f"{ALL} FETCH"),
+    ("guest", "JOIN"), ("read", READING), ("store", STORING), ("admin", ALL), ("local", f"{ALL} FETCH"),
     ("member", f"{ALL} {BETWEEN_MEMBERS}"),
 ])
 def test_every_verb_for_everybody(kind: str, allowed: str) -> None:

@@ -415,6 +415,10 @@ class FakeNode:
 
     _audit = _scrub = _gc = _drain = _upkeep
 
+    def _invite(self, talk: Talk, line: wire.Line) -> None:
+        self.options = json.loads(talk.body(line.length))
+        talk.ok(self.ends["INVITE"])
+
     def _forget(self, talk: Talk, line: wire.Line) -> None:
         talk.ok(self.ends["FORGET"])
 

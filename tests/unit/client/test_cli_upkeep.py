@@ -49,6 +49,7 @@ def cli(node: FakeNode, capfd: pytest.CaptureFixture[str]) -> Any:
          "and waiting for the end of their grace\n"),
         ("drain --wait", "drained: the others have all that was here; this node can be stopped\n"),
         ("forget b", f"b {'b' * 12} is forgotten\n"),
+        ("invite", "p2pfs-join-abc\n"),
     ],
 )
 def test_a_line_tells_what_was_done(cli: Any, args: str, text: str) -> None:
@@ -237,3 +238,25 @@ def test_progress_on_a_terminal_only(run: Runner, node: FakeNode) -> None:
     assert "/8.00M" in seen, "what is to come is guessed from the shards that are done"
     assert "B/s" in seen
     assert run("scrub", "--wait").stderr == b""
+
+
+@pytest.mark.parametrize(("words", "options"), [
+    ("", {"lasts_s": 3600.0, "once": False}), ("--once", {"lasts_s": 3600.0, "once": True}),
+    ("--expires=10m", {"lasts_s": 600.0, "once": False}), ("--expires 2d --once", {"lasts_s": 172800.0, "once": True}),
+])
+def test_what_an_invitation_is_asked_for(node: FakeNode, cli: Any, words: str, options: dict[str, Any]) -> None:
+    assert cli("invite", *words.split())[0] == 0
+    assert node.options == options
+
+
+def test_a_person_is_told_whom_the_token_lets_in_and_standard_output_has_the_token_alone(run: Runner) -> None:
+    code, seen, output = on_terminal(run, "invite")
+    assert (code, output) == (0, b"p2pfs-join-abc\n")
+    assert "lets one machine join for" in seen
+    assert "only on this machine" in seen
+
+
+def test_a_time_that_is_none_is_a_misuse(cli: Any) -> None:
+    code, output, said = cli("invite", "--expires=soon")
+    assert (code, output) == (2, "")
+    assert "--expires" in said

@@ -101,6 +101,7 @@ ROWS: list[tuple[Any, dict[str, Any]]] = [
     (reports.ScrubStep, fake_upkeep.STEPS["SCRUB"][0]), (reports.Scrubbed, fake_upkeep.ENDS["SCRUB"]),
     (reports.Collected, fake_upkeep.ENDS["GC"]), (reports.DrainStep, fake_upkeep.STEPS["DRAIN"][0]),
     (reports.Drained, fake_upkeep.ENDS["DRAIN"]), (reports.Forgotten, fake_upkeep.ENDS["FORGET"]),
+    (reports.Invited, fake_upkeep.ENDS["INVITE"]),
     (reports.Status, fake_upkeep.STATUS),
 ]
 
