@@ -9,13 +9,14 @@ import filecmp
 import hashlib
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from kit.cluster import ROOT, Cluster, Node, wait_until
+from kit.cluster import ROOT, Node, wait_until
 
 FILE_BYTES = 300 * 1024 * 1024
 
@@ -32,6 +33,17 @@ def run(node: Node, *args: str) -> str:
     output = node.cli(*args).stdout
     say("".join(f"    {line}\n" for line in output.splitlines()[:14]) + f"    ({time.monotonic() - begin:.2f} s)")
     return output
+
+
+def make(node: Node, *words: str) -> str:
+    """Show and run `p2pfs-node init` or `join` for a node, and start it; what the command printed."""
+    shown = [word if len(word) < 40 else f"{word[:32]}…" for word in words]
+    say(f"  $ p2pfs-node {' '.join(shown)} --listen={node.address} && p2pfs-node -c node.ini        (on {node.name})")
+    done = node.make(*words)
+    if done.returncode:
+        raise RuntimeError(f"p2pfs-node {shown[0]} exited {done.returncode}:\n{done.stderr}")
+    node.start()
+    return done.stdout
 
 
 def make_file(path: Path) -> None:
@@ -66,9 +78,16 @@ def demo(folder: Path) -> bool:
     big, tree = folder / "movie.bin", folder / "project"
     make_file(big)
     shutil.copytree(ROOT / "p2pfs", tree, ignore=shutil.ignore_patterns("__pycache__"))
-    say("1. Start three nodes. Each has its own disk folder; they share only a secret and one address to begin with.")
-    with Cluster(folder / "nodes", 3, cluster__replicas="2", cluster__write_quorum="2") as cluster:
-        a, b, c = cluster
+    nodes = a, b, c = [Node(folder / "nodes", f"node-{letter}", {"storage.reserve_free": "0"}) for letter in "abc"]
+    try:
+        say("1. Make the first node. It prints a word that lets other machines join for an hour, and no longer.")
+        a.options |= {"cluster.replicas": "2", "cluster.write_quorum": "2"}
+        token = re.findall(r"p2pfs-join-\w+", make(a, "init"))[0]
+        say("   On each other machine that word is all that it takes.")
+        make(b, "join", token)
+        make(c, "join", token)
+        wait_until(lambda: list(a.states().values()) == ["alive"] * 3, 20, "three nodes know each other")
+        say()
         run(a, "peers")
         say(f"2. Store a file of {FILE_BYTES >> 20} MiB and a directory through node-a. Every byte is on two disks,")
         say("   synced, before the command returns. What is printed is the hash of the content: its name from now on.")
@@ -87,6 +106,9 @@ def demo(folder: Path) -> bool:
         run(c, "get", file_cid, "-o", str(back_file))
         run(c, "get", tree_cid, "-o", str(back_tree))
         is_equal = sha256(big) == sha256(back_file) and is_same_tree(tree, back_tree)
+    finally:
+        for node in nodes:
+            node.kill()
     say(f"    sha256 before  {sha256(big)}")
     say(f"    sha256 after   {sha256(back_file)}")
     count = sum(len(files) for _, _, files in os.walk(tree))
