@@ -23,6 +23,9 @@ CONNECT_S = 10.0
 PROGRESS_S = 10.0
 IDLE_S = 240.0
 """The node closes a connection after 300 s without a request; an older one is not used again."""
+AGE_S = 60.0
+"""A connection by TLS serves for so long: then a program that runs for months proves itself anew, with what is in the
+folder of certificates by then."""
 MAX_IDLE = 4
 SOCKET_NAME = "control.sock"
 SYSTEM_SOCKET = "/run/p2pfs/control.sock"
@@ -83,6 +86,7 @@ class Pooled(NamedTuple):
 
     connection: Connection
     patience: Patience
+    opened_s: float
     since_s: float
     """Idle since then."""
 
@@ -95,7 +99,6 @@ class Pool:
         self.address = address
         self.is_local = is_socket_path(address)
         self._tls_dir = tls_dir
-        self._context: ssl.SSLContext | None = None
         if not self.is_local and tls_dir is None:
             raise errors.UsageError(
                 f"{address}: a node by HOST:PORT is reached over TLS; name the certificates' folder with --tls-dir"
@@ -134,9 +137,13 @@ class Pool:
                 if not self._idle:
                     return None
                 pooled = self._idle.pop()
-            if time.monotonic() - pooled.since_s < IDLE_S and not _has_something_to_say(pooled.connection):
+            if self._is_young(pooled) and not _has_something_to_say(pooled.connection):
                 return pooled
             pooled.connection.close()
+
+    def _is_young(self, pooled: Pooled) -> bool:
+        now = time.monotonic()
+        return now - pooled.since_s < IDLE_S and (self.is_local or now - pooled.opened_s < AGE_S)
 
     def _give(self, pooled: Pooled) -> None:
         if not pooled.connection.is_broken:
@@ -161,17 +168,17 @@ class Pool:
         except BaseException:
             connection.close()
             raise
-        return Pooled(connection, patience, time.monotonic())
+        now = time.monotonic()
+        return Pooled(connection, patience, now, now)
 
     def _tls(self) -> ssl.SSLContext | None:
         if self._tls_dir is None or self.is_local:
             return None
-        if self._context is None:
-            # Loaded on demand: `ssl` takes longer to import than a local command takes to run.
-            from p2pfs.net.tls import client_context_from_dir
+        # Loaded on demand: `ssl` takes longer to import than a local command takes to run. And for each connection: the
+        # certificate may have been replaced since the last one.
+        from p2pfs.net.tls import client_context_from_dir
 
-            self._context = client_context_from_dir(self._tls_dir)
-        return self._context
+        return client_context_from_dir(self._tls_dir)
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when their request ends."""

@@ -60,6 +60,11 @@ class Authority(NamedTuple):
         return self.certificate.fingerprint(hashes.SHA256()).hex()
 
     @property
+    def name(self) -> str:
+        """As `issuer_of` gives it for whatever it issued."""
+        return self.certificate.subject.rfc4514_string()
+
+    @property
     def id(self) -> str:
         """The hash of its key, which is in its name as well; an invitation's id."""
         return node_id_of(public_bytes(self.key))
@@ -175,11 +180,6 @@ def read_pem(pem: bytes) -> Bearer:
 def issuer_of(der: bytes) -> str:
     """The name of the authority that issued a certificate (RFC 4514). Raises ValueError."""
     return x509.load_der_x509_certificate(der).issuer.rfc4514_string()
-
-
-def subjects_of(pem: bytes) -> frozenset[str]:
-    """The names of the authorities in a PEM file, as `issuer_of` has them. Raises ValueError."""
-    return frozenset(one.subject.rfc4514_string() for one in x509.load_pem_x509_certificates(pem))
 
 
 def invitation_of(issuer: str) -> str | None:

@@ -71,13 +71,18 @@ class Server:
     """Listeners and the connections that they brought."""
 
     def __init__(
-        self, spawn: Spawn, semaphore: Callable[[int], Slots], limits: Limits | None = None, max_connections: int = 512
+        self, spawn: Spawn, semaphore: Callable[[int], Slots], limits: Limits | None = None, max_connections: int = 512,
+        trusts: Callable[[Party], bool] = lambda party: True,
     ) -> None:
-        """`spawn(name, fn, *args)` starts a task; `semaphore(count)` makes one that fits such tasks."""
+        """`spawn(name, fn, *args)` starts a task; `semaphore(count)` makes one that fits such tasks.
+
+        `trusts` is asked before each request: who was let in once need not be welcome for ever.
+        """
         self._spawn = spawn
         self._semaphore = semaphore
         self._limits = limits or Limits()
         self._max_connections = max_connections
+        self._trusts = trusts
         self._handshakes = semaphore(HANDSHAKES)
         self._strangers = _Strangers()
         self._doors: list[_Door] = []
@@ -180,7 +185,7 @@ class Server:
         self._sessions[session] = stream
         metrics.CONNECTIONS.inc()
         try:
-            while not self._is_draining and self._serve_one(session, stream):
+            while not self._is_draining and self._trusts(party) and self._serve_one(session, stream):
                 pass
         except errors.P2pfsError as error:
             log.debug("the connection ended: %s", error)
@@ -237,6 +242,18 @@ class Server:
         refusal = rights.refusal(line.verb.needs, session.party.rights)
         if refusal is not None:
             raise errors.Forbidden(f"{line.verb.name} {refusal}")
+
+    def retire(self) -> int:
+        """After `trusts` changed: end the connections of those that it takes no more; how many there are.
+
+        Idle ones are closed at once, and who is being answered gets his answer before.
+        """
+        retired = [(session, stream) for session, stream in list(self._sessions.items())
+                   if not self._trusts(session.party)]
+        for session, stream in retired:
+            if not session.is_busy:
+                stream.close()
+        return len(retired)
 
     # --- the end -------------------------------------------------------------------------------------
 

@@ -33,18 +33,25 @@ class Identity:
         self._invited = invited
         self.clusters: tuple[str, ...] = ()
         """Fingerprints of the authorities of the secrets in the configuration; the first is ours."""
+        self._issuers: frozenset[str] | None = None
+        """The names of the authorities that are accepted; None: the operator's own, known to TLS only."""
         self.reload(config)
 
     def reload(self, config: Config) -> None:
-        """Issue a fresh certificate and make the contexts anew; connections that are open stay so."""
+        """Issue a fresh certificate and make the contexts anew. What is open stays so; see `trusts`."""
         cluster = config.cluster
         if cluster.tls_ca is not None:
             ca, cert, key = (str(path) for path in (cluster.tls_ca, cluster.tls_cert, cluster.tls_key))
             self.id = self._read_id(cert)
+            self.clusters, self._issuers = (), None
         else:
             ca, cert, key = self._issue(config)
         self._server = tls.server_context(ca, cert, key, self._invited)
         self._client = tls.client_context(ca, cert, key)
+
+    def trusts(self, party: tls.Party) -> bool:
+        """Whether the authority that vouched for somebody in the handshake is accepted still. Guests have a time."""
+        return self._issuers is None or party.kind in ("local", "guest") or party.issuer in self._issuers
 
     def server_context(self) -> ssl.SSLContext:
         """For accepting connections."""
@@ -78,8 +85,8 @@ class Identity:
         client_key = self._key(client / "key.pem")
         _renew(client / "ca.pem", ca)
         _renew(client / "cert.pem", certificates.issue(authorities[0], client_key, certificates.CLIENT, now))
-        if config.secrets:
-            self.clusters = tuple(authority.fingerprint for authority in authorities)
+        self.clusters = tuple(authority.fingerprint for authority in authorities) if config.secrets else ()
+        self._issuers = frozenset(authority.name for authority in authorities)
         return str(folder / "ca.pem"), str(folder / "cert.pem"), str(key_path)
 
     def _folder(self, name: str) -> Path:

@@ -25,13 +25,15 @@ class Lane:
         self._slots = green.Semaphore(size)
         self._idle: list[tuple[float, Connection]] = []
         self._busy: set[Connection] = set()
+        self._retired = 0
+        """How many times: a connection from before the last time is not used again."""
 
     @contextlib.contextmanager
     def connection(self, wait_s: float) -> Iterator[tuple[Connection, bool]]:
         """A connection of our own for a `with` block, and whether it was used before."""
         if not self._slots.acquire(timeout=wait_s):
             raise errors.DeadlinePassed(f"no connection became free within {wait_s:g} s")
-        connection = None
+        connection, retired = None, self._retired
         try:
             connection, is_reused = self._take()
             self._busy.add(connection)
@@ -42,15 +44,15 @@ class Lane:
             raise
         finally:
             if connection is not None:
-                self._let_go(connection)
+                self._let_go(connection, retired == self._retired)
             self._slots.release()
 
-    def _let_go(self, connection: Connection) -> None:
+    def _let_go(self, connection: Connection, is_current: bool) -> None:
         self._busy.discard(connection)
-        if connection.is_broken:
-            connection.close()
-        else:
+        if is_current and not connection.is_broken:
             self._idle.append((time.monotonic(), connection))
+        else:
+            connection.close()
 
     def _take(self) -> tuple[Connection, bool]:
         while self._idle:
@@ -64,6 +66,11 @@ class Lane:
         """Close what is idle; what is in use ends with its user."""
         while self._idle:
             self._idle.pop()[1].close()
+
+    def retire(self) -> None:
+        """Use none again that is open now, or just being opened; what is in use goes on to the end of its call."""
+        self._retired += 1
+        self.close()
 
     def sever(self) -> None:
         """Close what is in use as well: its users get Unreachable at once."""

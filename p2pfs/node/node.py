@@ -109,7 +109,7 @@ class Node:
     def _bind(self) -> Server:
         node = self.config.node
         server = Server(
-            self._connections.spawn, green.Semaphore, max_connections=node.max_connections
+            self._connections.spawn, green.Semaphore, max_connections=node.max_connections, trusts=self.identity.trusts
         )
         self.address = server.listen_tcp(node.listen, self.identity.server_context)
         if node.advertise:
@@ -216,7 +216,12 @@ class Node:
 
     def reload(self, config: Config) -> None:
         """Take over what can change while running. Raises P2pfsError, and nothing has changed then."""
+        clusters = self.identity.clusters
         self.identity.reload(config)
+        if set(clusters) - set(self.identity.clusters):
+            # Who was let in by the secret that is gone has to come again, with another one; and so have we.
+            self.services.cluster.peers.retire()
+            log.info("a secret is not accepted any more: %d connections under it end", self._server.retire())
         self.services.local.run(self._invitations.load, self.identity.clusters)
         self.config = self.services.config = config
         self.services.cluster.out_after_s = config.repair.out_after

@@ -228,6 +228,11 @@ class Peer:
         """Is that block there? If so, it is made young. Questions that wait for an answer travel together."""
         return self._renewals.ask(cid, ASK_S)
 
+    def retire(self) -> None:
+        """Prove anew who is at the other end: no connection that is open now is used for another call."""
+        for lane in self._lanes.values():
+            lane.retire()
+
     def sever(self) -> None:
         """Close every connection: who waits for this peer waits no longer."""
         for lane in self._lanes.values():
@@ -277,6 +282,11 @@ class Peers:
         peer = self._peers.get(id)
         if peer:
             peer.sever()
+
+    def retire(self) -> None:
+        """Of every peer: see `Peer.retire`."""
+        for peer in self._peers.values():
+            peer.retire()
 
     def close(self) -> None:
         """Close all."""

@@ -1,0 +1,111 @@
+"""Connections to a member that end while it lives: after its restart, or when a secret is replaced."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from p2pfs import errors, green
+from p2pfs.core.member import Member
+from p2pfs.net.connection import Connection
+from p2pfs.node.hello import Caller
+from p2pfs.node.lanes import Lane
+from p2pfs.node.peers import Peer
+
+
+class Line:
+    """A connection that the other end may have closed."""
+
+    def __init__(self) -> None:
+        self.is_broken = self.is_closed = self.is_gone = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def ask(self) -> str:
+        if self.is_gone:
+            self.is_broken = True
+            raise errors.Unreachable("closed instead of answering")
+        return "answer"
+
+
+class Exchange:
+    """Opens them."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def open(self) -> Connection:
+        self.lines.append(Line())
+        return cast("Connection", self.lines[-1])
+
+
+def use_at_once(lane: Lane, count: int) -> green.Group:
+    """Have as many connections in use at once, until the greenlets are let go."""
+    group = green.Group("users")
+    for _ in range(count):
+        group.spawn("user", use_briefly, lane)
+    green.sleep(0)
+    return group
+
+
+def use_briefly(lane: Lane) -> None:
+    with lane.connection(1.0):
+        green.sleep(0.01)
+
+
+def test_a_retired_connection_is_used_to_the_end_of_its_call_and_not_again() -> None:
+    exchange = Exchange()
+    lane = Lane(exchange.open, 3)
+    assert use_at_once(lane, 2).join(5)
+    group = use_at_once(lane, 1)
+    lane.retire()
+    first, second = exchange.lines
+    assert {first.is_closed, second.is_closed} == {False, True}  # the one in use goes on
+    assert group.join(5)
+    assert first.is_closed
+    assert second.is_closed
+    with lane.connection(1.0) as (_, is_reused):
+        assert not is_reused
+    with lane.connection(1.0) as (_, is_reused):
+        assert is_reused
+
+
+def test_one_that_is_just_being_opened_is_retired_as_well() -> None:
+    exchange = Exchange()
+
+    def open_slowly() -> Connection:
+        green.sleep(0.01)
+        return exchange.open()
+
+    lane = Lane(open_slowly, 1)
+    group = use_at_once(lane, 1)
+    lane.retire()
+    assert group.join(5)
+    assert [line.is_closed for line in exchange.lines] == [True]
+
+
+def test_a_call_finds_a_new_connection_however_many_have_ended() -> None:
+    exchange = Exchange()
+    peer = Peer(Member("n", "n", ("127.0.0.1:1",)), Caller("me", "me", "0"), cast("Any", None), green.Group("x"))
+    lane = peer._lanes["bulk"] = Lane(exchange.open, 4)
+    assert use_at_once(lane, 4).join(5)
+    for line in exchange.lines:
+        line.is_gone = True
+    assert peer.call("bulk", lambda connection: cast("Any", connection).ask()) == "answer"
+    assert not peer.is_avoided
+
+
+def test_a_new_connection_that_ends_at_once_is_the_members_fault() -> None:
+    exchange = Exchange()
+    peer = Peer(Member("n", "n", ("127.0.0.1:1",)), Caller("me", "me", "0"), cast("Any", None), green.Group("x"))
+    peer._lanes["bulk"] = Lane(exchange.open, 4)
+
+    def hang_up(connection: Any) -> Any:
+        connection.is_gone = True
+        return connection.ask()
+
+    with pytest.raises(errors.Unreachable):
+        peer.call("bulk", hang_up)
+    assert peer.is_avoided
