@@ -61,8 +61,7 @@ def started(command: str, folder: Path, **environment: str) -> Iterator[None]:
 def test_a_cluster_in_five_minutes(tmp_path: Path) -> None:
     # Two machines with each its home; the addresses are of loopback, the rest is what the page says.
     first, second, anywhere = fences((ROOT / "README.md").read_text().partition("## A cluster in five")[2], "sh")[:3]
-    for name in ("bin", "conf"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "bin").symlink_to(ROOT / "bin")
     (tmp_path / "movie.mkv").write_bytes(random.randbytes(3 * ONE_MIB))
     ports = {f"10.0.0.{number}:4801": f"127.0.0.1:{free_port()}" for number in (1, 2)}
 
@@ -71,19 +70,33 @@ def test_a_cluster_in_five_minutes(tmp_path: Path) -> None:
             text = text.replace(page_address, address)
         return text
 
-    make_secret, start = here(first).strip().splitlines()
-    shell(make_secret, tmp_path)
     homes = {name: {"XDG_DATA_HOME": str(tmp_path / name)} for name in ("1", "2")}
     sockets = [tmp_path / name / "p2pfs" / "control.sock" for name in homes]
-    with started(start, tmp_path, **homes["1"]), started(here(second).strip(), tmp_path, **homes["2"]):
-        for socket in sockets:
-            wait_until(socket.exists, 20, f"{socket}: {(tmp_path / 'nodes.log').read_text()}")
-        peers, store, get, explain = anywhere.strip().splitlines()
-        wait_until(lambda: shell(peers, tmp_path, **homes["1"]).count(" alive ") == 2, 20, "two members are alive")
-        assert re.fullmatch(r"b\w{58}  movie\.mkv\n", shell(store, tmp_path, **homes["1"]))
-        shell(get, tmp_path, **homes["2"])
-        assert (tmp_path / "copy.mkv").read_bytes() == (tmp_path / "movie.mkv").read_bytes()
-        assert "every block has the 2 copies wanted" in shell(explain, tmp_path, **homes["2"])
+    places = [tmp_path / "place-1", tmp_path / "place-2"]
+    for place in places:
+        place.mkdir()
+        (place / "bin").symlink_to(ROOT / "bin")
+    init, start = here(first).strip().splitlines()
+    (token,) = re.findall(r"join (p2pfs-join-\w+)", shell(init, places[0], **homes["1"]))
+    join, start_next = here(second).replace("TOKEN", token).strip().splitlines()
+    with started(start, places[0], **homes["1"]):
+        wait_until(sockets[0].exists, 20, "the first one listens")
+        shell(join, places[1], **homes["2"])
+        with started(start_next, places[1], **homes["2"]):
+            use(anywhere, tmp_path, homes, sockets)
+
+
+def use(anywhere: str, tmp_path: Path, homes: dict[str, dict[str, str]], sockets: list[Path]) -> None:
+    """The commands that a user of these two nodes types."""
+    for socket in sockets:
+        wait_until(socket.exists, 20, f"{socket} is there")
+    peers, store, get, explain, invite = anywhere.strip().splitlines()
+    wait_until(lambda: shell(peers, tmp_path, **homes["1"]).count(" alive ") == 2, 20, "two members are alive")
+    assert re.fullmatch(r"b\w{58}  movie\.mkv\n", shell(store, tmp_path, **homes["1"]))
+    shell(get, tmp_path, **homes["2"])
+    assert (tmp_path / "copy.mkv").read_bytes() == (tmp_path / "movie.mkv").read_bytes()
+    assert "every block has the 2 copies wanted" in shell(explain, tmp_path, **homes["2"])
+    assert shell(invite, tmp_path, **homes["1"]).startswith("p2pfs-join-")
 
 
 def test_the_python_example_runs(cluster: Cluster, tmp_path: Path) -> None:
@@ -249,4 +262,4 @@ def test_every_file_of_a_data_directory_is_explained(tmp_path: Path) -> None:
         found |= {path.name for path in node.data_dir.iterdir()}
     found = {name.replace("catalog.sqlite-wal", "-wal") for name in found}
     assert found <= explained, found - explained
-    assert explained - found <= {"own-secret", "scrub", "catalog-dropped-1750000000000.jsonl"}
+    assert explained - found <= {"own-secret", "invitations", "scrub", "catalog-dropped-1750000000000.jsonl"}
