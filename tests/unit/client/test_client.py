@@ -101,6 +101,31 @@ def test_a_remote_node_gets_and_gives_everything_in_line(remote: tuple[FakeNode,
     assert node.trees[node.pinned["t"]] == tree
 
 
+def test_a_remote_client_goes_on_with_a_certificate_that_was_replaced(
+    remote: tuple[FakeNode, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, client = remote
+    client.status()
+    client.status()
+    assert node.connections == 1
+    monkeypatch.setattr(pool, "AGE_S", 0.0)
+    client.status()
+    assert node.connections == 2
+    # What is in the folder is read for each connection.
+    Path(str(client._calls.pool._tls_dir), "cert.pem").write_text("nothing")
+    with pytest.raises(errors.ConfigError, match=r"cert\.pem"):
+        client.status()
+
+
+def test_a_local_connection_may_be_as_old_as_it_likes(
+    node: FakeNode, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "AGE_S", 0.0)
+    client.status()
+    client.status()
+    assert node.connections == 1
+
+
 def test_a_remote_refusal_in_mid_stream_is_told(remote: tuple[FakeNode, Client]) -> None:
     node, client = remote
     node.refuse_store_after = 0
