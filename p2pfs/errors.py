@@ -110,6 +110,12 @@ class Refused(P2pfsError):
     exit_code = 9
 
 
+class Forbidden(Refused):
+    """Who asks has not the right that this verb needs; the text says which."""
+
+    token = "FORBIDDEN"
+
+
 class IdentityRefused(Refused):
     """Who is at the other end is not who it should be."""
 
@@ -134,7 +140,7 @@ class ProtocolError(P2pfsError):
 
 
 class UnknownVerb(ProtocolError):
-    """A request line whose first word is no verb, or one that this connection may not use."""
+    """A request line whose first word is no verb."""
 
     token = "UNKNOWN_VERB"
 

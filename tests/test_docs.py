@@ -16,12 +16,14 @@ from p2pfs.cli import usage
 from p2pfs.cli.verbs import VERBS
 from p2pfs.config.options import ROWS
 from p2pfs.core import wire
+from p2pfs.core.rights import Right
 from p2pfs.net.stream import Limits
 from p2pfs.store.catalog import Catalog
 from p2pfs.version import VERSION
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+RIGHTS = {str(right.name).lower(): right for right in Right}
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
 
@@ -43,10 +45,22 @@ def line_of(verb: wire.Verb) -> str:
 
 
 def test_the_protocol_lists_every_verb_with_its_words() -> None:
-    users = [verb for verb in wire.VERBS.values() if verb.is_for_users and verb.name != "HELLO"]
+    users = [verb for verb in wire.VERBS.values() if Right.MEMBER not in verb.needs and verb.name != "HELLO"]
     members = [verb for verb in wire.VERBS.values() if verb not in users]
     assert first_cells(section("PROTOCOL.md", "4.")) == [line_of(verb) for verb in members]
     assert first_cells(section("PROTOCOL.md", "5.")) == [line_of(verb) for verb in users]
+
+
+def test_the_protocol_lists_what_each_right_is_for() -> None:
+    rows = {right: verbs for right, _, verbs in cells(section("PROTOCOL.md", "1.")) if right in RIGHTS}
+    members = [verb.name for verb in wire.VERBS.values() if Right.MEMBER in verb.needs]
+    assert first_cells(section("PROTOCOL.md", "4."))[1:] == [line_of(wire.VERBS[name]) for name in members]
+    assert rows.pop("member") == "all of section 4 but HELLO"
+    assert rows.pop("local") == "FETCH, and the record FD"
+    assert [name for name, row in (wire.VERBS | wire.RECORDS).items() if Right.LOCAL in row.needs] == ["FETCH", "FD"]
+    for right, verbs in rows.items():
+        assert verbs.split(", ") == [row.name for row in wire.VERBS.values() if RIGHTS[right] in row.needs]
+    assert set(rows) == {"read", "store", "administer"}
 
 
 def test_the_protocol_lists_every_record() -> None:

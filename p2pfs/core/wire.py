@@ -14,13 +14,12 @@ A new verb is one row here and one handler in `p2pfs/node/`.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 from p2pfs import errors
-from p2pfs.core.cid import CID
+from p2pfs.core.rights import Right
+from p2pfs.core.words import BAD_ESCAPE, CID_WORD, END, INT, MODE, NAME, TEXT, Type
 
 VERSION = "p2pfs/1"
 MAX_LINE = 8192
@@ -35,76 +34,6 @@ MAX_PART = 1024 * 1024
 MAX_LENGTH_DIGITS = 10
 
 
-# --- words: one encoder and one decoder a type -------------------------------------------------------
-
-def _decode_int(word: str) -> int:
-    if not word.isascii() or not word.isdigit() or len(word) > 20:
-        raise errors.ProtocolError(f"{word[:40]!r} is no whole number")
-    return int(word)
-
-
-def _decode_end(word: str) -> int | None:
-    return None if word == "-" else _decode_int(word)
-
-
-def encode_text(value: str | bytes) -> str:
-    """Percent-encode to one printable word. Undecodable bytes of file names travel as surrogates.
-
-    Raises UsageError for text with other surrogates, which stands for no bytes.
-    """
-    try:
-        raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise errors.UsageError(f"{value!r} is no text: it has half of a character") from None
-    return quote(raw, safe="/:@+,=~") or "%"
-
-
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
-
-def decode_text(word: str) -> str:
-    """The text behind a word; ``%`` alone is the empty text. Raises ProtocolError."""
-    return decode_bytes(word).decode("utf-8", "surrogateescape")
-
-
-def decode_bytes(word: str) -> bytes:
-    """The bytes behind a word; ``%`` alone is none. Raises ProtocolError."""
-    if word == "%":
-        return b""
-    if _BAD_ESCAPE.search(word):
-        raise errors.ProtocolError(f"{word[:40]!r} has a % without two hex digits after it")
-    return unquote_to_bytes(word)
-
-
-def _decode_cid(word: str) -> CID:
-    try:
-        return CID.parse(word)
-    except errors.BadCid as error:
-        raise errors.ProtocolError(str(error)) from None
-
-
-def _decode_mode(word: str) -> str:
-    if word not in ("check", "renew"):
-        raise errors.ProtocolError(f"{word[:40]!r} is neither check nor renew")
-    return word
-
-
-class Type(NamedTuple):
-    """How an argument looks on the line."""
-
-    name: str
-    encode: Callable[[Any], str]
-    decode: Callable[[str], Any]
-
-
-INT = Type("number", str, _decode_int)
-END = Type("number or -", lambda value: "-" if value is None else str(value), _decode_end)
-TEXT = Type("text", encode_text, decode_text)
-NAME = Type("name", encode_text, decode_bytes)
-CID_WORD = Type("CID", str, _decode_cid)
-MODE = Type("check|renew", str, _decode_mode)
-
-
 # --- the table ---------------------------------------------------------------------------------------
 
 class Verb(NamedTuple):
@@ -112,15 +41,15 @@ class Verb(NamedTuple):
 
     name: str
     args: tuple[tuple[str, Type], ...]
+    needs: Right
+    """The rights without which it is refused."""
     help: str
     max_body: int | None = None
     """Largest body in bytes; None: the line has no length and no body follows."""
     is_control: bool = False
     """Small and urgent: travels on the peer's control connection, which bulk cannot starve."""
-    is_for_users: bool = False
-    """Clients and the control socket may use it; other verbs are for members only."""
     takes_descriptor: bool = False
-    """An open file comes with the line: control socket only."""
+    """An open file comes with the line."""
     streams_in: bool = False
     streams_out: bool = False
 
@@ -129,67 +58,68 @@ def _table(*rows: Verb) -> dict[str, Verb]:
     return {row.name: row for row in rows}
 
 
+READ, STORE, ADMINISTER, MEMBER, LOCAL = Right.READ, Right.STORE, Right.ADMINISTER, Right.MEMBER, Right.LOCAL
+
 VERBS: dict[str, Verb] = _table(
     # between members, and for whoever checks a node by hand
-    Verb("HELLO", (("version", TEXT), ("id", TEXT), ("instance", TEXT), ("time_ms", INT)),
-         "first words: who calls; the answer says who listens", is_control=True, is_for_users=True),
-    Verb("PING", (), "SWIM probe; rows of news in both directions", MAX_MESSAGE, is_control=True),
-    Verb("PINGREQ", (("id", TEXT),), "SWIM indirect probe: ping that member for me", is_control=True),
-    Verb("MEMBERS", (), "push/pull of the whole membership table", MAX_MESSAGE, is_control=True),
-    Verb("HAVE", (("mode", MODE),), "which of these blocks are here; renew their age or only check", MAX_MESSAGE),
-    Verb("PUT", (("cid", CID_WORD),), "keep this block, durably", MAX_BLOCK),
-    Verb("GET", (("cid", CID_WORD),), "that block's bytes"),
-    Verb("PUTS", (), "keep these small blocks, durably", MAX_MESSAGE),
-    Verb("GETS", (), "the bytes of those of these small blocks that are here", MAX_MESSAGE),
-    Verb("DISCARD", (), "take back blocks of a store that failed, unless somebody asked for them since", MAX_MESSAGE),
-    Verb("PIN", (), "merge these catalog records, durably", MAX_MESSAGE, is_control=True),
-    Verb("DIGESTS", (), "digests of the catalog's 256 buckets", is_control=True),
-    Verb("BUCKET", (("bucket", INT),), "what two nodes do not share of one bucket of the catalog", MAX_BLOCK,
+    Verb("HELLO", (("version", TEXT), ("id", TEXT), ("instance", TEXT), ("time_ms", INT)), READ,
+         "first words: who calls; the answer says who listens", is_control=True),
+    Verb("PING", (), MEMBER, "SWIM probe; rows of news in both directions", MAX_MESSAGE, is_control=True),
+    Verb("PINGREQ", (("id", TEXT),), MEMBER, "SWIM indirect probe: ping that member for me", is_control=True),
+    Verb("MEMBERS", (), MEMBER, "push/pull of the whole membership table", MAX_MESSAGE, is_control=True),
+    Verb("HAVE", (("mode", MODE),), MEMBER, "which of these blocks are here; renew their age or only check",
+         MAX_MESSAGE),
+    Verb("PUT", (("cid", CID_WORD),), MEMBER, "keep this block, durably", MAX_BLOCK),
+    Verb("GET", (("cid", CID_WORD),), MEMBER, "that block's bytes"),
+    Verb("PUTS", (), MEMBER, "keep these small blocks, durably", MAX_MESSAGE),
+    Verb("GETS", (), MEMBER, "the bytes of those of these small blocks that are here", MAX_MESSAGE),
+    Verb("DISCARD", (), MEMBER, "take back blocks of a store that failed, unless somebody asked for them since",
+         MAX_MESSAGE),
+    Verb("PIN", (), MEMBER, "merge these catalog records, durably", MAX_MESSAGE, is_control=True),
+    Verb("DIGESTS", (), MEMBER, "digests of the catalog's 256 buckets", is_control=True),
+    Verb("BUCKET", (("bucket", INT),), MEMBER, "what two nodes do not share of one bucket of the catalog", MAX_BLOCK,
          is_control=True, streams_out=True),
-    Verb("HEALTH", (), "what this node's audit found: how many blocks lack copies, and what is left to do",
+    Verb("HEALTH", (), MEMBER, "what this node's audit found: how many blocks lack copies, and what is left to do",
          is_control=True),
     # for users: the control socket, and clients with a certificate
-    Verb("STORE", (), "keep a file, directory or stream, and pin it", MAX_MESSAGE, is_for_users=True,
-         streams_in=True, streams_out=True),
-    Verb("READ", (("ref", TEXT), ("offset", INT), ("length", END)), "bytes of a file", is_for_users=True,
+    Verb("STORE", (), STORE, "keep a file, directory or stream, and pin it", MAX_MESSAGE, streams_in=True,
          streams_out=True),
-    Verb("READS", (), "the bytes of small files of one block each", MAX_MESSAGE, is_for_users=True),
-    Verb("FETCH", (("ref", TEXT),), "write a file into the descriptor that comes along", is_for_users=True,
+    Verb("READ", (("ref", TEXT), ("offset", INT), ("length", END)), READ, "bytes of a file", streams_out=True),
+    Verb("READS", (), READ, "the bytes of small files of one block each", MAX_MESSAGE),
+    Verb("FETCH", (("ref", TEXT),), READ | LOCAL, "write a file into the descriptor that comes along",
          takes_descriptor=True, streams_out=True),
-    Verb("LIST", (("ref", TEXT),), "entries of a directory", is_for_users=True, streams_out=True),
-    Verb("PINS", (), "what is pinned", is_for_users=True, streams_out=True),
-    Verb("STAT", (("ref", TEXT),), "figures of a root or of something inside it", is_for_users=True),
-    Verb("EXPLAIN", (("ref", TEXT),), "where each block should be and is", is_for_users=True, streams_out=True),
-    Verb("UNPIN", (("ref", TEXT),), "remove pins", is_for_users=True),
-    Verb("IMPORT", (), "keep the blocks of a CAR and pin its roots", MAX_MESSAGE, is_for_users=True,
-         streams_in=True, streams_out=True),
-    Verb("EXPORT", (("ref", TEXT),), "a root as CAR", is_for_users=True, streams_out=True),
-    Verb("PEERS", (), "every member, this node among them", is_for_users=True, streams_out=True),
-    Verb("STATUS", (), "health of node and cluster", is_for_users=True),
-    Verb("METRICS", (), "all metrics as Prometheus text", is_for_users=True),
-    Verb("RESTORE", (("ref", TEXT),), "undo UNPIN, as long as the blocks are kept", is_for_users=True,
+    Verb("LIST", (("ref", TEXT),), READ, "entries of a directory", streams_out=True),
+    Verb("PINS", (), READ, "what is pinned", streams_out=True),
+    Verb("STAT", (("ref", TEXT),), READ, "figures of a root or of something inside it"),
+    Verb("EXPLAIN", (("ref", TEXT),), READ, "where each block should be and is", streams_out=True),
+    Verb("UNPIN", (("ref", TEXT),), ADMINISTER, "remove pins"),
+    Verb("IMPORT", (), STORE, "keep the blocks of a CAR and pin its roots", MAX_MESSAGE, streams_in=True,
          streams_out=True),
-    Verb("AUDIT", (), "compare the catalog with this node's disk now: repair, move", MAX_MESSAGE, is_for_users=True,
+    Verb("EXPORT", (("ref", TEXT),), READ, "a root as CAR", streams_out=True),
+    Verb("PEERS", (), READ, "every member, this node among them", streams_out=True),
+    Verb("STATUS", (), READ, "health of node and cluster"),
+    Verb("METRICS", (), READ, "all metrics as Prometheus text"),
+    Verb("RESTORE", (("ref", TEXT),), STORE, "undo UNPIN, as long as the blocks are kept", streams_out=True),
+    Verb("AUDIT", (), ADMINISTER, "compare the catalog with this node's disk now: repair, move", MAX_MESSAGE,
          streams_out=True),
-    Verb("SCRUB", (), "re-read and re-hash every block of this node now", MAX_MESSAGE, is_for_users=True,
+    Verb("SCRUB", (), ADMINISTER, "re-read and re-hash every block of this node now", MAX_MESSAGE, streams_out=True),
+    Verb("GC", (), ADMINISTER, "collect what no pin wants on this node, or only say what that would be", MAX_MESSAGE,
          streams_out=True),
-    Verb("GC", (), "collect what no pin wants on this node, or only say what that would be", MAX_MESSAGE,
-         is_for_users=True, streams_out=True),
-    Verb("DRAIN", (), "give this node's shards to the others, or take them back", MAX_MESSAGE, is_for_users=True,
+    Verb("DRAIN", (), ADMINISTER, "give this node's shards to the others, or take them back", MAX_MESSAGE,
          streams_out=True),
-    Verb("FORGET", (("member", TEXT),), "strike a dead member", is_for_users=True),
+    Verb("FORGET", (("member", TEXT),), ADMINISTER, "strike a dead member"),
 )
 
 RECORDS: dict[str, Verb] = _table(
-    Verb("FILE", (("name", NAME),), "a file follows: PARTs, then END"),
-    Verb("SMALL", (("name", NAME),), "a small file; the body is all of it", MAX_SMALL),
-    Verb("FD", (("name", NAME),), "a file: the descriptor that comes along", takes_descriptor=True),
-    Verb("DIR", (("name", NAME),), "a directory follows: its entries, then END"),
-    Verb("LINK", (("name", NAME),), "a symbolic link; the body is its target", 4096),
-    Verb("PART", (), "the next bytes", MAX_PART),
-    Verb("END", (), "what was begun last ends here"),
+    Verb("FILE", (("name", NAME),), STORE, "a file follows: PARTs, then END"),
+    Verb("SMALL", (("name", NAME),), STORE, "a small file; the body is all of it", MAX_SMALL),
+    Verb("FD", (("name", NAME),), STORE | LOCAL, "a file: the descriptor that comes along", takes_descriptor=True),
+    Verb("DIR", (("name", NAME),), STORE, "a directory follows: its entries, then END"),
+    Verb("LINK", (("name", NAME),), STORE, "a symbolic link; the body is its target", 4096),
+    Verb("PART", (), STORE, "the next bytes", MAX_PART),
+    Verb("END", (), STORE, "what was begun last ends here"),
 )
-"""Lines inside a STORE or IMPORT request."""
+"""Lines inside a STORE or IMPORT request. Their rights are looked at where the request's are."""
 
 
 class Line(NamedTuple):
@@ -289,7 +219,7 @@ def format_part(length: int) -> bytes:
 def format_error(error: errors.P2pfsError) -> bytes:
     """The last line of a request that was not done. The message is cut to what a line holds."""
     line = f"ERR {error.token} {encode_message(str(error))}"[: MAX_LINE - 2]
-    if cut := _BAD_ESCAPE.search(line):
+    if cut := BAD_ESCAPE.search(line):
         line = line[: cut.start()]
     return line.encode("ascii") + b"\r\n"
 

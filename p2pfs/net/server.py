@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from p2pfs import errors, metrics
-from p2pfs.core import wire
+from p2pfs.core import rights, wire
+from p2pfs.core.rights import Right
 from p2pfs.core.wire import Line
 from p2pfs.net import listen, tls
 from p2pfs.net.session import Session
@@ -135,7 +136,7 @@ class Server:
     # --- one connection ------------------------------------------------------------------------------
 
     def _control(self, door: _Door, sock: socket.socket) -> None:
-        party = Party(None, "local", "the control socket")
+        party = Party(None, "local", "the control socket", rights.ROLES["admin"] | Right.LOCAL)
         try:
             stream = Stream(sock, "a client at the control socket", self._patience(party), takes_descriptors=True)
             self._serve(stream, party)
@@ -200,7 +201,7 @@ class Server:
             line = wire.parse_request(text)
             verb = line.verb.name
             session.unread_bytes = line.length
-            self._check_door(session, line)
+            self._check_rights(session, line)
             self._handlers[verb](session, line)
             if not session.has_replied:
                 raise RuntimeError(f"the handler of {verb} gave no answer")
@@ -232,12 +233,10 @@ class Server:
         stream.skip(session.unread_bytes)
         return True
 
-    def _check_door(self, session: Session, line: Line) -> None:
-        verb, kind = line.verb, session.party.kind
-        if not verb.is_for_users and kind != "member":
-            raise errors.UnknownVerb(f"{verb.name} is for members of the cluster only")
-        if verb.takes_descriptor and kind != "local":
-            raise errors.UnknownVerb(f"{verb.name} needs the control socket of a node on the same machine")
+    def _check_rights(self, session: Session, line: Line) -> None:
+        refusal = rights.refusal(line.verb.needs, session.party.rights)
+        if refusal is not None:
+            raise errors.Forbidden(f"{line.verb.name} {refusal}")
 
     # --- the end -------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import stat
 
 from p2pfs import errors
 from p2pfs.core import wire
+from p2pfs.core.rights import Right
 from p2pfs.core.wire import Line
 from p2pfs.net.stream import Stream
 from p2pfs.net.tls import Party
@@ -56,7 +57,7 @@ class Session:
 
     def take_descriptor(self) -> int:
         """The open regular file that came with the line; the caller closes it. Raises Refused, ProtocolError."""
-        if self.party.kind != "local":
+        if Right.LOCAL not in self.party.rights:
             raise errors.ProtocolError("descriptors can only be passed over the control socket")
         fd = self._stream.take_descriptor()
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -19,6 +19,8 @@ import time
 from typing import NamedTuple
 
 from p2pfs import errors
+from p2pfs.core import rights
+from p2pfs.core.rights import Right
 
 ALERT_S = 1.0
 """How long a failed handshake is held for the other end to read why."""
@@ -32,6 +34,8 @@ class Party(NamedTuple):
     kind: str
     """`member`, `client` or `local`."""
     address: str
+    rights: Right
+    """What it may ask for."""
 
 
 def _context(protocol: int, ca: str, cert: str, key: str) -> ssl.SSLContext:
@@ -168,5 +172,5 @@ def party_of(secure: ssl.SSLSocket) -> Party:
         raise errors.IdentityRefused(f"no certificate at the other end that can be read: {error}") from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if bearer.common_name == certificates.CLIENT:
-        return Party(None, "client", address)
-    return Party(bearer.id, "member", address)
+        return Party(None, "client", address, rights.ROLES["admin"])
+    return Party(bearer.id, "member", address, rights.OF_MEMBER)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from p2pfs import errors
+from p2pfs.core import rights
 from p2pfs.net import certificates, tls
 from tests.sockets import material
 
@@ -59,12 +60,12 @@ def test_ids_are_fixed_for_ever() -> None:
 
 @pytest.mark.parametrize("names", [(ID,), (OTHER_ID,), ("node1.example.com",), ("local",), ("a", "b"), ()])
 def test_a_member_is_known_by_its_key_whatever_its_name(names: tuple[str, ...]) -> None:
-    assert peer(certificate(names)) == tls.Party(ID, "member", "127.0.0.1:4640")
+    assert peer(certificate(names)) == tls.Party(ID, "member", "127.0.0.1:4640", rights.OF_MEMBER)
 
 
 def test_a_client_is_no_member_whatever_its_key() -> None:
     for key in (KEY, OTHER, ec.generate_private_key(ec.SECP256R1())):
-        assert peer(certificate(("client",), key)) == tls.Party(None, "client", "127.0.0.1:4640")
+        assert peer(certificate(("client",), key)) == tls.Party(None, "client", "127.0.0.1:4640", rights.ROLES["admin"])
 
 
 @pytest.mark.parametrize("names", [

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfs import errors
-from p2pfs.core import wire
+from p2pfs.core import rights, wire
+from p2pfs.core.rights import Right
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Server, Session
 from p2pfs.net.stream import Stream
 from p2pfs.net.tls import Party
 from tests.sockets import SHORT, read_all, semaphore, spawn
 
-PEERS = {kind: Party("a" * 32 if kind == "member" else None, kind, "a test") for kind in ("member", "client", "local")}
+PEERS = {
+    "member": Party("a" * 32, "member", "a test", rights.OF_MEMBER),
+    "local": Party(None, "local", "a test", rights.ROLES["admin"] | Right.LOCAL),
+    "guest": Party(None, "guest", "a test", rights.OF_GUEST),
+    **{role: Party(None, "client", "a test", found) for role, found in rights.ROLES.items()},
+}
 
 
 REFUSED = {"UNPIN": "NOT_FOUND", "IMPORT": "NOT_FOUND", "HAVE": "NO_SPACE"}
@@ -121,15 +126,20 @@ def test_records_that_nobody_read_are_no_requests() -> None:
     assert replies(serve(PEERS["local"], sent)) == ["NOT_FOUND"]
 
 
-@pytest.mark.parametrize(("kind", "refused"), [
-    ("member", lambda verb: verb.takes_descriptor),
-    ("client", lambda verb: verb.takes_descriptor or not verb.is_for_users),
-    ("local", lambda verb: not verb.is_for_users),
+READING = "HELLO READ READS LIST PINS STAT EXPLAIN EXPORT PEERS STATUS METRICS"
+STORING = f"{READING} STORE IMPORT RESTORE"
+ALL = f"{STORING} UNPIN AUDIT SCRUB GC DRAIN FORGET"
+BETWEEN_MEMBERS = "PING PINGREQ MEMBERS HAVE PUT GET PUTS GETS DISCARD PIN DIGESTS BUCKET HEALTH"
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [
+    ("guest", ""), ("read", READING), ("store", STORING), ("admin", ALL), ("local", f"{ALL} FETCH"),
+    ("member", f"{ALL} {BETWEEN_MEMBERS}"),
 ])
-def test_every_verb_at_every_door(kind: str, refused: Callable[[wire.Verb], bool]) -> None:
+def test_every_verb_for_everybody(kind: str, allowed: str) -> None:
     words = {"mode": "check", "cid": "bafkreiepinbumzepnoln7co5vea4kf3lcctnqolb3u6bvsellgznymt2uq"}
     for verb in wire.VERBS.values():
         sent = request(verb.name, *(words.get(name, "1") for name, _ in verb.args))
         kinds = replies(serve(PEERS[kind], sent + (request("END") if verb.streams_in else b"")))
-        expected = "UNKNOWN_VERB" if refused(verb) else REFUSED.get(verb.name, "OK")
+        expected = REFUSED.get(verb.name, "OK") if verb.name in allowed.split() else "FORBIDDEN"
         assert kinds[-1] == expected, verb.name

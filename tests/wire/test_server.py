@@ -297,18 +297,20 @@ def test_kinds_of_peers(node: Running, tmp_path: Path) -> None:
 def test_member_verbs_are_for_members(node: Running, local: Connection, tmp_path: Path) -> None:
     user = tls.client_context(*material(tmp_path / "user", is_client=True).files)
     for connection in (local, connect(node.address, user, 10.0, None)):
-        with contextlib.closing(connection), pytest.raises(errors.UnknownVerb, match="for members"):
+        with contextlib.closing(connection), pytest.raises(errors.Forbidden, match="for members"):
             connection.request("GET", BLOCK)
 
 
-@pytest.mark.parametrize(("sent", "why"), [
-    (b"FETCH x\r\n", "FETCH needs the control socket"),
-    (b"STORE 2\r\n{}FD x\r\n", "descriptors can only be passed over the control socket"),
+@pytest.mark.parametrize(("sent", "refusal", "why"), [
+    (b"FETCH x\r\n", errors.Forbidden, "FETCH needs the control socket"),
+    (b"STORE 2\r\n{}FD x\r\n", errors.ProtocolError, "descriptors can only be passed over the control socket"),
 ])
-def test_no_descriptor_over_tcp(node: Running, tmp_path: Path, sent: bytes, why: str) -> None:
+def test_no_descriptor_over_tcp(
+    node: Running, tmp_path: Path, sent: bytes, refusal: type[errors.P2pfsError], why: str
+) -> None:
     with contextlib.closing(node.member(tmp_path / "m")) as connection:
         connection._stream.send(sent)
-        with pytest.raises(errors.ProtocolError, match=why):
+        with pytest.raises(refusal, match=why):
             connection.request("STATUS")
 
 
