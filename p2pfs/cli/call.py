@@ -65,6 +65,13 @@ class Call:
         found: int | None = self._value(option, units.parse_size)
         return found
 
+    def duration(self, option: str) -> float | None:
+        """An option that is a time, in seconds."""
+        from p2pfs import units
+
+        found: float | None = self._value(option, units.parse_duration)
+        return found
+
     def close(self) -> None:
         """Close the client, if there was one."""
         if self._client is not None:

@@ -153,8 +153,8 @@ class Server:
                 secure, party = self._authenticate(context, sock, address)
             finally:
                 self._strangers.forget(address[0])
-            who = f"member {party.id}" if party.id else "a client"
-            self._serve(Stream(secure, f"{who} at {party.address}", self._patience(party)), party)
+            who = f"{party.kind} {party.id} at {party.address}"
+            self._serve(Stream(secure, who, self._patience(party)), party)
         except errors.IdentityRefused as error:
             log.warning("%s", error)
         except OSError as error:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from p2pfs import errors
 from p2pfs.core import rights
 from p2pfs.core.rights import Right
+from p2pfs.private import require_private
 
 ALERT_S = 1.0
 """How long a failed handshake is held for the other end to read why."""
@@ -30,7 +31,7 @@ class Party(NamedTuple):
     """Who is at the other end."""
 
     id: str | None
-    """The node id of a member; None for a client or a local user."""
+    """The hash of the key in its certificate; None for a local user."""
     kind: str
     """`member`, `client` or `local`."""
     address: str
@@ -66,8 +67,9 @@ def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
 
 
 def client_context_from_dir(folder: str) -> ssl.SSLContext:
-    """For a client with a folder of its own (`--tls-dir`). Raises ConfigError."""
+    """For a client with a folder of its own (`--tls-dir`). Raises ConfigError, for a key that others can read too."""
     folder = os.path.expanduser(folder)
+    require_private(os.path.join(folder, "key.pem"), "a private key")
     return client_context(*(os.path.join(folder, name) for name in ("ca.pem", "cert.pem", "key.pem")))
 
 
@@ -158,7 +160,7 @@ def _reason(error: OSError) -> str:
 def party_of(secure: ssl.SSLSocket) -> Party:
     """Whom the verified certificate at the other end belongs to. Raises IdentityRefused.
 
-    A member's id comes from the key that TLS proved, never from a name; the name only takes rights away (`client`).
+    Its id comes from the key that TLS proved, never from a name; names only take rights away.
     """
     from p2pfs.net import certificates  # here: a client with a certificate does without `cryptography`
 
@@ -171,6 +173,6 @@ def party_of(secure: ssl.SSLSocket) -> Party:
     except (OSError, ValueError) as error:
         raise errors.IdentityRefused(f"no certificate at the other end that can be read: {error}") from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if bearer.common_name == certificates.CLIENT:
-        return Party(None, "client", address, rights.ROLES["admin"])
-    return Party(bearer.id, "member", address, rights.OF_MEMBER)
+    if bearer.rights is None:
+        return Party(bearer.id, "member", address, rights.OF_MEMBER)
+    return Party(bearer.id, "client", address, bearer.rights)

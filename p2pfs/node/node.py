@@ -132,7 +132,7 @@ class Node:
         fetcher = Fetcher(local, cluster, own, self._copies)
         placer = Placer(local, cluster, self._data_dir / "temp")
         return Services(
-            config=config, caller=caller, started=started, local=local, own_buffers=own,
+            config=config, caller=caller, identity=self.identity, started=started, local=local, own_buffers=own,
             serve_buffers=BufferPool("serve", config.node.buffers // 4), paced_buffers=paced, cluster=cluster,
             gossip=Gossip(cluster, config.cluster.seeds, self._changed, self._clash),
             pinning=pinning, fetcher=fetcher, placer=placer, reader=Reader(local, fetcher, own, paced),

@@ -11,6 +11,7 @@ from p2pfs.node.cluster import Cluster
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.gossip import Gossip
 from p2pfs.node.hello import Caller
+from p2pfs.node.identity import Identity
 from p2pfs.node.local import LocalStore
 from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
@@ -25,6 +26,7 @@ class Services:
 
     config: Config
     caller: Caller
+    identity: Identity
     started: float
     local: LocalStore
     own_buffers: BufferPool
