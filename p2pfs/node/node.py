@@ -112,7 +112,7 @@ class Node:
         if node.advertise:
             self.address = node.advertise
         self.control_path = str(self.config.control_path)
-        server.listen_unix(self.control_path, node.control_mode)
+        server.listen_unix(self.control_path, node.control_mode, lambda: self.config.node.control_rights)
         return server
 
     def _timing(self) -> Timing:
