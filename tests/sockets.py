@@ -99,26 +99,34 @@ class Material(NamedTuple):
 
 
 def material(
-    folder: Path, secret: str = "one", *, is_client: bool = False, age_days: int = 0, days: int = 30,
+    folder: Path, secret: str = "one", *, role: str = "", age_days: int = 0, days: int = 30,
     accepts: tuple[str, ...] = (), purpose: certificates.Purpose = certificates.CLUSTER,
 ) -> Material:
-    """A certificate under the secret's authority; `accepts` names other secrets whose holders are trusted too."""
+    """A certificate under the secret's authority: a member's, or a client's with a role.
+
+    `accepts` names other secrets whose holders are trusted too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     authority = certificates.derive_authority(secret, purpose)
     key = certificates.load_key(certificates.new_key())
     id = certificates.node_id_of(certificates.public_bytes(key))
     now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=age_days)
-    name = certificates.CLIENT if is_client else id
+    if role:
+        end = now + datetime.timedelta(days=days)
+        certificate = certificates.issue_client(authority, key.public_key(), "somebody", role, now, end)
+    else:
+        certificate = certificates.issue(authority, key, id, now, days)
     others = [certificates.derive_authority(other).pem for other in accepts]
     contents = {
         "ca.pem": b"".join([authority.pem, *others]),
-        "cert.pem": certificates.issue(authority, key, name, now, days),
+        "cert.pem": certificate,
         "key.pem": key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
     }
     for file, data in contents.items():
         (folder / file).write_bytes(data)
+        (folder / file).chmod(0o600)
     return Material(*(str(folder / file) for file in ("ca.pem", "cert.pem", "key.pem")), id)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "p2pfs"
 
-LEAVES = {"errors", "units", "config", "metrics", "version"}
+LEAVES = {"errors", "units", "config", "metrics", "private", "version"}
 IMPURE = {
     "asyncio", "concurrent", "datetime", "fcntl", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "random",
     "secrets", "select", "selectors", "shutil", "signal", "socket", "socketserver", "ssl", "subprocess", "tempfile",
@@ -33,7 +33,8 @@ LAYERS = {
     "version": Layer(set(), "version is a leaf"),
     "metrics": Layer(set(), "metrics is a leaf"),
     "units": Layer({"errors"}, "units is a leaf: it may only raise our errors"),
-    "config": Layer({"errors", "units", "config"}, "config is a leaf: it may only raise our errors"),
+    "private": Layer({"errors"}, "private is a leaf: it may only raise our errors"),
+    "config": Layer({"errors", "units", "private", "config"}, "config is a leaf: it may only raise our errors"),
     "logs": Layer({"errors"}, "logs serves the tops and knows nothing of a node"),
     "systemd": Layer({"errors"}, "systemd serves the daemon and knows nothing of a node"),
     "core": Layer({"errors", "units", "core"}, "core is pure: values in, values out, so that a simulator can run it"),

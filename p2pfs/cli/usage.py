@@ -22,6 +22,7 @@ Usage:
   p2pfs-cli [options] gc [--dry-run]
   p2pfs-cli [options] drain [--wait | --cancel]
   p2pfs-cli [options] forget [--] NODE
+  p2pfs-cli [options] grant --role=ROLE [--expires=TIME] --output=DIR [--] NAME
   p2pfs-cli [options] invite [--expires=TIME] [--once]
   p2pfs-cli (-h | --help)
   p2pfs-cli --version
@@ -49,6 +50,8 @@ Verbs for the cluster; what they begin is the node's work, it goes on when you d
   gc        drop what no pin wants any more from this node now, instead of within the hour
   drain     give all that is on this node to the others; with --wait, stop the node after exit 0
   forget    strike a dead member that will not come back, by its name or id
+  grant     make a folder for --tls-dir, with which NAME may use the cluster from a machine without
+            a node; prints the id with which to take that back
   invite    print a token that lets a new machine join: p2pfs-node join TOKEN there does the rest;
             who has it meanwhile can join as well
 
@@ -71,10 +74,12 @@ Options of some verbs:
   --dry-run          say what would be stored, or collected, and change nothing
   --wait             wait for the end, show progress, tell what was done; Ctrl-C ends the waiting only
   --cancel           stop draining, and take the shards back
-  --expires=TIME     how long the token is good, 1m to 30d; without it 1h
   --once             the token lets one machine in, and no second one
   -o PATH --output=PATH  where to put it; `-` is standard output, an existing folder: into it
   --force            overwrite an existing file
+  --role=ROLE        read: see what is stored, and how the cluster is; store: add to it, too;
+                     admin: everything, removing among it
+  --expires=TIME     how long it is good, 10m or 90d; without it 365d (grant), 1h (invite)
   --offset=SIZE      first byte, 1048576 or 1MiB; without it 0
   --length=SIZE      how many bytes; without it to the end
 
@@ -100,6 +105,7 @@ Examples:
   p2pfs-cli --json ls | jq -r .cid                for scripts
   p2pfs-cli invite --once | ssh host p2pfs-node join -     a new node on another machine
   p2pfs-cli drain --wait && systemctl stop p2pfs-node      take a node away
+  p2pfs-cli grant --role=store -o alice alice     let alice store from her own machine
   P2PFS_NODE=nas:4801 p2pfs-cli --tls-dir=~/.config/p2pfs/tls peers
 """
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from p2pfs import errors
+from p2pfs.cli.access import grant
 from p2pfs.cli.call import Call, number, plain, size, sized
 from p2pfs.cli.health import peers, status
 from p2pfs.cli.upkeep import audit, drain, forget, gc, invite, scrub
@@ -213,7 +214,7 @@ def id_(call: Call) -> int:
 VERBS: dict[str, Callable[[Call], int]] = {
     "store": store, "get": get, "cat": cat, "ls": ls, "stat": stat, "explain": explain, "rm": remove,
     "restore": restore, "id": id_, "import": import_car, "export": export_car, "peers": peers, "status": status,
-    "audit": audit, "scrub": scrub, "gc": gc, "drain": drain, "forget": forget,
+    "audit": audit, "scrub": scrub, "gc": gc, "drain": drain, "forget": forget, "grant": grant,
     "invite": invite,
 }
 """Every verb; the usage text names the same ones, and a test compares."""

@@ -35,6 +35,7 @@ from p2pfs.client.reports import (
     Drained,
     DrainStep,
     Forgotten,
+    Granted,
     Invited,
     Scrubbed,
     ScrubStep,
@@ -250,6 +251,16 @@ class Client:
     def forget(self, member: str) -> Forgotten:
         """Strike a dead member, by name or id, for good. Raises NotFound, and Refused for one that lives."""
         return parse(Forgotten, self._calls.object(self._deadline(), "FORGET", member))
+
+    def grant(self, name: str, path: str | os.PathLike[str], *, role: str, expires_s: float) -> Granted:
+        """Make a folder for `tls_dir`: a key of a client with a role (read, store or admin), and a certificate.
+
+        The key is made here and does not leave `path`. Raises Refused when that exists, and when the authority is the
+        operator's own; UsageError; Forbidden.
+        """
+        from p2pfs.client import granting
+
+        return granting.grant(self._calls, self._deadline(), name, role, int(expires_s), os.fspath(path))
 
     def invite(self, *, lasts_s: float = 3600.0, once: bool = False) -> Invited:
         """Have the node open an invitation, for as many machines as come in that time, or for `once` only.

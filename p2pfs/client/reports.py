@@ -111,6 +111,30 @@ class Forgotten(NamedTuple):
     name: str
 
 
+class Granted(NamedTuple):
+    """Who may use the cluster from now on."""
+
+    id: str
+    """The hash of its key: what can be revoked."""
+    name: str
+    role: str
+    expires: int
+    """Wall clock in seconds."""
+    path: str
+    """The folder with its key and certificate."""
+
+
+class Signed(NamedTuple):
+    """What a node answers to a request for a certificate."""
+
+    id: str
+    name: str
+    role: str
+    expires: int
+    certificate: str
+    ca: str
+
+
 class Invited(NamedTuple):
     """An invitation for a machine that is to join the cluster."""
 

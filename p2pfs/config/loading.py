@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from p2pfs import errors
 from p2pfs.config import kinds
 from p2pfs.config.kinds import Secret
 from p2pfs.config.options import ROWS, SECTIONS, Config, Row
+from p2pfs.private import require_private
 
 MAX_FILE = 1 << 20
 MAX_SOCKET_PATH = 107
@@ -267,11 +267,4 @@ def _refuse_readable(path: str, environ: Mapping[str, str]) -> None:
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     if credentials and os.path.dirname(os.path.abspath(path)) == os.path.abspath(credentials):
         return  # systemd grants the service access by an ACL, whose mask looks like the group's right to read
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise errors.ConfigError(f"cannot read the secret file {path}: {error.strerror}") from None
-    if stat.S_ISREG(mode) and mode & 0o077:
-        raise errors.ConfigError(
-            f"{path} holds a secret and others can read it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
-        )
+    require_private(path, "a secret")

@@ -84,8 +84,15 @@ class Node:
     )
     control_mode: int = _option(
         kinds.MODE, "0600",
-        """File mode of the control socket. Who may open it may use the node, and remove what others stored. 0660
-        lets the socket's group in.""",
+        """File mode of the control socket. Who may open it may use the node, as far as control_rights says. 0660 lets
+        the socket's group in.""",
+    )
+    control_rights: str = _option(
+        kinds.choice("read", "store", "admin"), "admin",
+        """What others than the node's own user and root may do at the control socket, where control_mode lets them
+        in. read: see what is stored, and how the cluster is; store: add to it, too; admin: everything, removing what
+        others stored among it.""",
+        reloadable=True,
     )
     zone: str = _option(
         kinds.word(NAME_ALLOWED + ", or empty", f"({NAME})?"), "",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import enum
+import functools
+import operator
+from collections.abc import Sequence
 
 
 class Right(enum.Flag):
@@ -33,17 +36,27 @@ OF_MEMBER = ROLES["admin"] | Right.MEMBER
 OF_GUEST = Right.JOIN
 """A machine that was invited and is no member yet."""
 
-_LACKING: dict[Right, str] = {
+_WORDS: dict[Right, str] = {Right.READ: "read", Right.STORE: "store", Right.ADMINISTER: "administer"}
+_DOORS: dict[Right, str] = {
     Right.MEMBER: "is for members of the cluster only",
     Right.LOCAL: "needs the control socket of a node on the same machine",
     Right.JOIN: "is for machines that were invited",
-    Right.ADMINISTER: "needs the right to administer: a client with the role admin",
-    Right.STORE: "needs the right to store: a client with the role store or admin",
-    Right.READ: "needs the right to read: a client with the role read, store or admin",
 }
+
+
+def of_roles(names: Sequence[str]) -> Right:
+    """What somebody with these roles, one at least, may: what each of them allows. An unknown one allows nothing."""
+    return functools.reduce(operator.and_, (ROLES.get(name, Right(0)) for name in names))
 
 
 def refusal(needs: Right, has: Right) -> str | None:
     """Why somebody with these rights may not do what needs those, to follow the verb's name; None: it may."""
     lacking = needs & ~has
-    return next((why for right, why in _LACKING.items() if right in lacking), None)
+    if not lacking:
+        return None
+    for right, why in _DOORS.items():
+        if right in lacking:
+            return why
+    wanted = next(word for right, word in _WORDS.items() if right in lacking)
+    may = " and ".join(word for right, word in _WORDS.items() if right in has)
+    return f"needs the right to {wanted}; you may {may or 'do nothing'}" + (" only" if may else "")

@@ -2,6 +2,8 @@
 
 Every node derives the same authority: an Ed25519 key by HKDF-SHA256 (RFC 5869) from the secret, and a certificate with
 fixed names, serial and dates, which is byte-identical everywhere, since Ed25519 signatures are deterministic.
+An id, a node's or a client's, is the hash of its public key, in whatever certificate that key is. A client's role is an
+organizational unit of the subject, `p2pfs-read` say: any authority can issue such certificates.
 A node's id is the hash of its public key, in whatever certificate that key is.
 An invitation's token is a secret as well, and its authority vouches for the node and the guest to each other.
 """
@@ -17,13 +19,21 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from p2pfs.core import rights
+from p2pfs.core.rights import Right
+
 Key = Ed25519PrivateKey
+PublicKey = Ed25519PublicKey
 CLIENT = "client"
 """Common name of a client's certificate; a node's is its id."""
+ROLE = "p2pfs-"
+"""What an organizational unit begins with that names a role."""
+MAX_REQUEST = 4096
+"""Bytes of a request for a certificate."""
 DAYS = 3650
 """A certificate's validity: it is issued anew at each start, and what ends a membership is a new secret."""
 _EPOCH = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
@@ -70,9 +80,9 @@ class Authority(NamedTuple):
         return node_id_of(public_bytes(self.key))
 
 
-def _name(common: str) -> x509.Name:
+def _name(common: str, *more: x509.NameAttribute[str]) -> x509.Name:
     return x509.Name([
-        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "p2pfs"), x509.NameAttribute(NameOID.COMMON_NAME, common),
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "p2pfs"), *more, x509.NameAttribute(NameOID.COMMON_NAME, common),
     ])
 
 
@@ -130,17 +140,33 @@ def node_id_of(public_key: bytes) -> str:
 
 
 def issue(authority: Authority, key: Key, common_name: str, now: datetime.datetime, days: int = DAYS) -> bytes:
-    """A certificate (PEM) for a key, valid from a day before `now`: clocks may differ."""
+    """A member's certificate (PEM) for its key, valid from a day before `now`: clocks may differ."""
+    both_ways = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+    end = now + datetime.timedelta(days=days)
+    return _issue(authority, key.public_key(), _name(common_name), both_ways, now, end)
+
+
+def issue_client(
+    authority: Authority, key: PublicKey, name: str, role: str, now: datetime.datetime, end: datetime.datetime
+) -> bytes:
+    """A client's certificate (PEM), valid from a day before `now`. TLS does not take it for a listener's."""
+    unit = x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, ROLE + role)
+    subject = _name(CLIENT, unit, x509.NameAttribute(NameOID.USER_ID, name))
+    return _issue(authority, key, subject, [ExtendedKeyUsageOID.CLIENT_AUTH], now, end)
+
+
+def _issue(
+    authority: Authority, key: PublicKey, subject: x509.Name, uses: list[x509.ObjectIdentifier],
+    now: datetime.datetime, end: datetime.datetime,
+) -> bytes:
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(_name(common_name)).issuer_name(authority.certificate.subject)
-        .public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=days))
+        .subject_name(subject).issuer_name(authority.certificate.subject)
+        .public_key(key).serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
         )
@@ -149,16 +175,45 @@ def issue(authority: Authority, key: Key, common_name: str, now: datetime.dateti
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def request(key: Key) -> bytes:
+    """A request for a certificate (PKCS #10, PEM): proof of having the key. What the subject is, the issuer says."""
+    made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, None)
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+def requested_key(pem: bytes) -> PublicKey:
+    """The key that somebody wants a certificate for and proves to have. Raises ValueError, whatever the bytes are."""
+    if len(pem) > MAX_REQUEST:
+        raise ValueError(f"it has {len(pem)} bytes, at most {MAX_REQUEST}")
+    try:
+        made = x509.load_pem_x509_csr(pem)
+        key = made.public_key()
+        is_proven = made.is_signature_valid
+    except (UnsupportedAlgorithm, TypeError) as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(key, PublicKey):
+        raise ValueError("its key is not an Ed25519 key")
+    if not is_proven:
+        raise ValueError("it is not signed with the key that it names")
+    return key
+
+
 class Bearer(NamedTuple):
     """Whose certificate it is."""
 
     id: str
-    common_name: str
-    """`client` for a client; else the first one, or empty: an authority of the operator's own names as it likes."""
+    name: str
+    """A client's user id, a member's common name; the first one, or empty."""
+    rights: Right | None
+    """A client's; None for a member."""
 
 
 def read(der: bytes) -> Bearer:
-    """The node id and common name of a certificate that TLS has verified. Raises ValueError."""
+    """The bearer of a certificate that TLS has verified. Raises ValueError.
+
+    In doubt fewer rights. Who is called `client` in any common name, or has any role, is a client; of several roles
+    it has what all of them allow; an unknown one allows nothing; without one it may read.
+    """
     certificate = x509.load_der_x509_certificate(der)
     try:
         public = certificate.public_key().public_bytes(
@@ -166,10 +221,22 @@ def read(der: bytes) -> Bearer:
         )
     except UnsupportedAlgorithm as error:
         raise ValueError(f"a key of an unknown kind: {error}") from None
-    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    # A client among several names, or written as X.520 compares names, is a client: in doubt fewer rights.
-    is_client = any(name.strip(" \0").casefold() == CLIENT for name in names)
-    return Bearer(node_id_of(public), CLIENT if is_client else "".join(names[:1]))
+    names = _values(certificate, NameOID.COMMON_NAME)
+    units = map(_plain, _values(certificate, NameOID.ORGANIZATIONAL_UNIT_NAME))
+    roles = [unit.removeprefix(ROLE) for unit in units if unit.startswith(ROLE)]
+    if not roles and CLIENT not in map(_plain, names):
+        return Bearer(node_id_of(public), "".join(names[:1]), None)
+    name = "".join(_values(certificate, NameOID.USER_ID)[:1])
+    return Bearer(node_id_of(public), name, rights.of_roles(roles or ["read"]))
+
+
+def _values(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> list[str]:
+    return [str(name.value) for name in certificate.subject.get_attributes_for_oid(oid)]
+
+
+def _plain(name: str) -> str:
+    """As X.520 compares names."""
+    return name.strip(" \0").casefold()
 
 
 def read_pem(pem: bytes) -> Bearer:

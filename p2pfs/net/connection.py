@@ -192,9 +192,9 @@ def connect(
     from p2pfs.net import tls  # here, so that a client of the control socket does not load ssl
 
     secure = tls.connect(_connect_tcp(address, deadline_s), context, address, deadline_s, name)
-    if expect_id is not None and (peer := tls.party_of(secure)).id != expect_id:
+    if expect_id is not None and (peer := tls.party_of(secure))[:2] != (expect_id, "member"):
         secure.close()
-        raise errors.IdentityRefused(f"{address} is not the node {expect_id} but {peer.id or 'a client'}")
+        raise errors.IdentityRefused(f"{address} is not the node {expect_id} but the {peer.kind} {peer.id}")
     return Connection(Stream(secure, address, limits))
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import struct
 
 from p2pfs import errors
 from p2pfs.net.connection import split_address
@@ -47,6 +48,12 @@ def listen_unix(path: str, mode: int) -> socket.socket:
             f"cannot make the control socket {path}: {error.strerror or error}; see [node] control"
         ) from None
     return listener
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """The user who connected to a unix socket, as the kernel says (SO_PEERCRED, unix(7))."""
+    _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
+    return int(uid)
 
 
 def _remove_stale(path: str) -> None:

@@ -89,6 +89,7 @@ class Server:
         self._sessions: dict[Session, Stream] = {}
         self._handlers: dict[str, Handler] = {}
         self._is_draining = False
+        self._control_role: Callable[[], str] = lambda: "read"
 
     # --- listening -----------------------------------------------------------------------------------
 
@@ -101,8 +102,12 @@ class Server:
         self._doors.append(_Door(listener, self._semaphore(self._max_connections), context))
         return bound
 
-    def listen_unix(self, path: str, mode: int) -> None:
-        """Bind the control socket with a file mode. A stale file of a dead node is replaced. Raises Refused."""
+    def listen_unix(self, path: str, mode: int, role: Callable[[], str] = lambda: "admin") -> None:
+        """Bind the control socket with a file mode. A stale file of a dead node is replaced. Raises Refused.
+
+        `role` is asked for the role of each user whom the mode lets in, but for our own and root: they have all rights.
+        """
+        self._control_role = role
         listener = listen.listen_unix(path, mode)
         self._doors.append(_Door(listener, self._semaphore(CONTROL_SLOTS), None, path))
 
@@ -141,8 +146,11 @@ class Server:
     # --- one connection ------------------------------------------------------------------------------
 
     def _control(self, door: _Door, sock: socket.socket) -> None:
-        party = Party(None, "local", "the control socket", rights.ROLES["admin"] | Right.LOCAL)
         try:
+            uid = listen.peer_uid(sock)
+            is_own = uid in (0, os.geteuid())
+            role = "admin" if is_own else self._control_role()
+            party = Party(None, "local", f"the control socket, user {uid}", rights.ROLES[role] | Right.LOCAL)
             stream = Stream(sock, "a client at the control socket", self._patience(party), takes_descriptors=True)
             self._serve(stream, party)
         finally:
@@ -158,8 +166,8 @@ class Server:
                 secure, party = self._authenticate(context, sock, address)
             finally:
                 self._strangers.forget(address[0])
-            who = f"{party.kind} {party.id}" if party.id else "a client"
-            self._serve(Stream(secure, f"{who} at {party.address}", self._patience(party)), party)
+            who = f"{party.kind} {party.id} at {party.address}"
+            self._serve(Stream(secure, who, self._patience(party)), party)
         except errors.IdentityRefused as error:
             log.warning("%s", error)
         except OSError as error:

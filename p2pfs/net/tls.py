@@ -23,6 +23,7 @@ from typing import NamedTuple
 from p2pfs import errors
 from p2pfs.core import invitation, rights
 from p2pfs.core.rights import Right
+from p2pfs.private import require_private
 
 PEM = "-----BEGIN "
 """What a certificate as text begins with, and no path does."""
@@ -35,7 +36,7 @@ class Party(NamedTuple):
     """Who is at the other end."""
 
     id: str | None
-    """The node id of a member, the invitation of a guest; None for a client or a local user."""
+    """The hash of the key in its certificate; of a guest, its invitation; None for a local user."""
     kind: str
     """`member`, `client`, `guest` or `local`."""
     address: str
@@ -94,8 +95,9 @@ def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
 
 
 def client_context_from_dir(folder: str) -> ssl.SSLContext:
-    """For a client with a folder of its own (`--tls-dir`). Raises ConfigError."""
+    """For a client with a folder of its own (`--tls-dir`). Raises ConfigError, for a key that others can read too."""
     folder = os.path.expanduser(folder)
+    require_private(os.path.join(folder, "key.pem"), "a private key")
     return client_context(*(os.path.join(folder, name) for name in ("ca.pem", "cert.pem", "key.pem")))
 
 
@@ -197,7 +199,7 @@ def _reason(error: OSError) -> str:
 def party_of(secure: ssl.SSLSocket) -> Party:
     """Whom the verified certificate at the other end belongs to. Raises IdentityRefused.
 
-    A member's id comes from the key that TLS proved, never from a name; the name only takes rights away (`client`).
+    Its id comes from the key that TLS proved, never from a name; names only take rights away.
     """
     from p2pfs.net import certificates  # here: a client with a certificate does without `cryptography`
 
@@ -213,6 +215,6 @@ def party_of(secure: ssl.SSLSocket) -> Party:
     invited = certificates.invitation_of(issuer)
     if invited is not None:
         return Party(invited, "guest", address, rights.OF_GUEST, issuer)
-    if bearer.common_name == certificates.CLIENT:
-        return Party(None, "client", address, rights.ROLES["admin"], issuer)
-    return Party(bearer.id, "member", address, rights.OF_MEMBER, issuer)
+    if bearer.rights is None:
+        return Party(bearer.id, "member", address, rights.OF_MEMBER, issuer)
+    return Party(bearer.id, "client", address, bearer.rights, issuer)

@@ -14,7 +14,8 @@ from pathlib import Path
 from p2pfs import errors
 from p2pfs.config import Config, new_secret
 from p2pfs.net import certificates, tls
-from p2pfs.net.certificates import Authority, Key
+from p2pfs.net.certificates import Authority, Key, PublicKey
+from p2pfs.private import require_private
 from p2pfs.store.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Identity:
         if cluster.tls_ca is not None:
             ca, cert, key = (str(path) for path in (cluster.tls_ca, cluster.tls_cert, cluster.tls_key))
             self.id = self._read_id(cert)
+            self._authorities: list[Authority] = []
             self.clusters, self._issuers = (), None
         else:
             ca, cert, key = self._issue(config)
@@ -52,6 +54,22 @@ class Identity:
     def trusts(self, party: tls.Party) -> bool:
         """Whether the authority that vouched for somebody in the handshake is accepted still. Guests have a time."""
         return self._issuers is None or party.kind in ("local", "guest") or party.issuer in self._issuers
+
+    def issue_client(
+        self, key: PublicKey, name: str, role: str, now: datetime.datetime, end: datetime.datetime
+    ) -> tuple[bytes, bytes]:
+        """A client's certificate, and the authorities that it has to trust. Raises Refused when we are no authority."""
+        if not self._authorities:
+            subject = f"/OU={certificates.ROLE}{role}/CN={certificates.CLIENT}/UID={name}"
+            raise errors.Refused(
+                "this cluster's authority is your own, and not with the nodes; issue the certificate there, with the "
+                f"role in its subject: openssl req -subj '{subject}'"
+            )
+        certificate = certificates.issue_client(self._authorities[0], key, name, role, now, end)
+        return certificate, self._authorities_pem()
+
+    def _authorities_pem(self) -> bytes:
+        return b"".join(authority.pem for authority in self._authorities)
 
     def server_context(self) -> ssl.SSLContext:
         """For accepting connections."""
@@ -73,7 +91,8 @@ class Identity:
         secrets = [secret.reveal() for secret in config.secrets] or [self._own_secret()]
         authorities = [certificates.derive_authority(secret) for secret in secrets]
         self._check_cluster(authorities, is_own=not config.secrets)
-        ca = b"".join(authority.pem for authority in authorities)
+        self._authorities = authorities
+        ca = self._authorities_pem()
         now = datetime.datetime.now(datetime.UTC)
         key_path = self._data_dir / KEY
         key = self._key(key_path)
@@ -84,7 +103,10 @@ class Identity:
         client = self._folder("client")
         client_key = self._key(client / "key.pem")
         _renew(client / "ca.pem", ca)
-        _renew(client / "cert.pem", certificates.issue(authorities[0], client_key, certificates.CLIENT, now))
+        end = now + datetime.timedelta(days=certificates.DAYS)
+        _renew(client / "cert.pem", certificates.issue_client(
+            authorities[0], client_key.public_key(), "local", "admin", now, end
+        ))
         self.clusters = tuple(authority.fingerprint for authority in authorities) if config.secrets else ()
         self._issuers = frozenset(authority.name for authority in authorities)
         return str(folder / "ca.pem"), str(folder / "cert.pem"), str(key_path)
@@ -98,6 +120,7 @@ class Identity:
     def _key(path: Path) -> Key:
         if not path.exists():
             write_atomically(path, certificates.new_key())
+        require_private(path, "a private key")
         try:
             return certificates.load_key(path.read_bytes())
         except ValueError as error:
@@ -109,6 +132,7 @@ class Identity:
         path = self._data_dir / "own-secret"
         if not path.exists():
             write_atomically(path, new_secret().encode("ascii") + b"\n")
+        require_private(path, "a secret")
         return path.read_text(encoding="ascii").strip()
 
     def _check_cluster(self, authorities: list[Authority], is_own: bool) -> None:

@@ -115,7 +115,7 @@ class Node:
         if node.advertise:
             self.address = node.advertise
         self.control_path = str(self.config.control_path)
-        server.listen_unix(self.control_path, node.control_mode)
+        server.listen_unix(self.control_path, node.control_mode, lambda: self.config.node.control_rights)
         return server
 
     def _timing(self) -> Timing:
@@ -135,14 +135,13 @@ class Node:
         fetcher = Fetcher(local, cluster, own, self._copies)
         placer = Placer(local, cluster, self._data_dir / "temp")
         return Services(
-            config=config, caller=caller, started=started, local=local, own_buffers=own,
+            config=config, caller=caller, identity=self.identity, started=started, local=local, own_buffers=own,
             serve_buffers=BufferPool("serve", config.node.buffers // 4), paced_buffers=paced, cluster=cluster,
             gossip=Gossip(cluster, config.cluster.seeds, self._changed, self._clash),
             pinning=pinning, fetcher=fetcher, placer=placer, reader=Reader(local, fetcher, own, paced),
             small=SmallReader(local, cluster, fetcher, own, self._copies),
             audit=Audit(local, cluster, fetcher, placer, pinning, lambda: self.config),
-            scrub=Scrub(local, self._data_dir, lambda: self.config), identity=self.identity,
-            invitations=self._invitations,
+            scrub=Scrub(local, self._data_dir, lambda: self.config), invitations=self._invitations,
         )
 
     def _copies(self) -> int:

@@ -27,6 +27,7 @@ class Services:
 
     config: Config
     caller: Caller
+    identity: Identity
     started: float
     local: LocalStore
     own_buffers: BufferPool
@@ -44,5 +45,4 @@ class Services:
     small: SmallReader
     audit: Audit
     scrub: Scrub
-    identity: Identity
     invitations: Invitations

@@ -154,9 +154,9 @@ def hand_round(cluster: Cluster, *secrets: str, each: Callable[[], object] = lam
         each()
 
 
-def knock(node: Node, folder: Path, secret: str, *, is_client: bool = False) -> Connection:
+def knock(node: Node, folder: Path, secret: str, *, role: str) -> Connection:
     """A connection of somebody who knows a secret; he takes any node of either for the right one."""
-    files = material(folder, secret, accepts=(OLD, NEW), is_client=is_client)
+    files = material(folder, secret, accepts=(OLD, NEW), role=role)
     return connect(node.address, tls.client_context(*files.files), 10.0, None)
 
 
@@ -167,8 +167,8 @@ def test_no_request_fails_and_the_old_secret_is_worth_nothing_afterwards(
     load = Load(nodes, tmp_path)
     try:
         load.go_on()
-        intruders = [knock(node, tmp_path / f"{node.name}-{is_client}", OLD, is_client=is_client)
-                     for node in nodes for is_client in (False, True)]
+        intruders = [knock(node, tmp_path / f"{node.name}-{role}", OLD, role=role)
+                     for node in nodes for role in ("", "admin")]
         for intruder in intruders:
             intruder.request("STATUS")
         hand_round(nodes, OLD, NEW, each=load.go_on)
@@ -190,8 +190,8 @@ def test_no_request_fails_and_the_old_secret_is_worth_nothing_afterwards(
         load.stop()
     assert not load.failures()
     for number, node in enumerate(nodes):
-        for is_client in (False, True):
-            with contextlib.closing(knock(node, tmp_path / f"late-{number}", OLD, is_client=is_client)) as connection, \
+        for role in ("", "admin"):
+            with contextlib.closing(knock(node, tmp_path / f"late-{number}", OLD, role=role)) as connection, \
                     pytest.raises(errors.IdentityRefused):
                 connection.request("STATUS")
         assert set(node.states().values()) == {"alive"}

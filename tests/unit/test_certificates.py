@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 import subprocess
@@ -10,13 +11,20 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p2pfs import errors
+from p2pfs.core import rights
 from p2pfs.net import certificates, tls
-from tests.sockets import material
+from p2pfs.net.connection import connect
+from tests.sockets import material, running
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+LATER = NOW + datetime.timedelta(days=7)
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,9 +66,59 @@ def test_the_id_is_the_keys_whatever_certificate_it_is_in() -> None:
     key = certificates.load_key(certificates.new_key())
     id = certificates.node_id_of(certificates.public_bytes(key))
     assert re.fullmatch("[a-z2-7]{32}", id)
-    for secret, name in (("a", id), ("b", "somebody else"), ("b", certificates.CLIENT)):
+    for secret, name in (("a", id), ("b", "somebody else")):
         pem = certificates.issue(certificates.derive_authority(secret), key, name, NOW)
-        assert certificates.read_pem(pem) == certificates.Bearer(id, name)
+        assert certificates.read_pem(pem) == certificates.Bearer(id, name, None)
+    pem = certificates.issue_client(certificates.derive_authority("b"), key.public_key(), "eve", "store", NOW, LATER)
+    assert certificates.read_pem(pem) == certificates.Bearer(id, "eve", rights.ROLES["store"])
+
+
+def test_a_client_gets_a_certificate_for_the_key_that_it_proves_to_have() -> None:
+    key = certificates.load_key(certificates.new_key())
+    request = certificates.request(key)
+    assert len(request) < certificates.MAX_REQUEST
+    public = certificates.requested_key(request)
+    pem = certificates.issue_client(certificates.derive_authority("a"), public, "eve", "read", NOW, LATER)
+    certificate = x509.load_pem_x509_certificate(pem)
+    assert certificate.public_key() == key.public_key()
+    assert certificate.not_valid_after_utc == LATER
+    assert certificate.subject.rfc4514_string() == "CN=client,UID=eve,OU=p2pfs-read,O=p2pfs"
+
+
+def test_a_request_for_a_key_of_somebody_else_is_none() -> None:
+    mine, other = (certificates.load_key(certificates.new_key()) for _ in range(2))
+    der = bytearray(x509.load_pem_x509_csr(certificates.request(mine)).public_bytes(Encoding.DER))
+    raw = (PublicFormat.Raw, Encoding.Raw)
+    public, foreign = (key.public_key().public_bytes(*reversed(raw)) for key in (mine, other))
+    forged = x509.load_der_x509_csr(bytes(der).replace(public, foreign)).public_bytes(Encoding.PEM)
+    with pytest.raises(ValueError, match="not signed with the key"):
+        certificates.requested_key(forged)
+
+
+def test_a_request_for_another_kind_of_key_is_refused() -> None:
+    key = rsa.generate_private_key(65537, 1024)
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    with pytest.raises(ValueError, match="Ed25519"):
+        certificates.requested_key(request.public_bytes(Encoding.PEM))
+
+
+REQUEST = certificates.request(certificates.load_key(certificates.new_key()))
+
+
+@given(st.binary(max_size=5000) | st.builds(
+    lambda at, bits: REQUEST[:at] + bytes([REQUEST[at] ^ bits]) + REQUEST[at + 1 :],
+    st.integers(0, len(REQUEST) - 1), st.integers(1, 255),
+))
+def test_any_bytes_are_a_request_or_a_value_error(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        assert certificates.requested_key(data) == certificates.requested_key(REQUEST)
+
+
+def test_a_client_cannot_pose_as_a_listener(tmp_path: Path) -> None:
+    with running(tmp_path, {}, node=material(tmp_path / "client", role="admin")) as fake:
+        context = tls.client_context(*material(tmp_path / "user", role="read").files)
+        with pytest.raises(errors.IdentityRefused, match="unsuitable certificate purpose"):
+            connect(fake.address, context, 10.0, None)
 
 
 def test_a_name_does_not_make_an_id() -> None:
@@ -75,7 +133,7 @@ def test_what_is_no_key_is_a_value_error(pem: bytes) -> None:
 
 
 def test_a_folder_that_is_no_client_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(errors.ConfigError, match=r"ca\.pem"):
+    with pytest.raises(errors.ConfigError, match=r"key\.pem"):
         tls.client_context_from_dir(str(tmp_path))
     files = material(tmp_path)
     Path(files.key).write_bytes(certificates.new_key())
@@ -84,7 +142,7 @@ def test_a_folder_that_is_no_client_is_a_config_error(tmp_path: Path) -> None:
 
 
 def test_a_client_needs_no_cryptography(tmp_path: Path) -> None:
-    material(tmp_path, is_client=True)
+    material(tmp_path, role="admin")
     program = (
         "import sys\n"
         "from p2pfs.net import connection, tls\n"

@@ -142,8 +142,8 @@ def test_members_clients_and_local_users_have_no_use_for_join(host: Host, tmp_pa
 def test_the_certificate_of_a_guest_gives_no_right_but_one_whatever_it_says(host: Host, tmp_path: Path) -> None:
     # Who has the token has the authority's key, and can write any name into a certificate.
     text = host.invite()
-    for number, role in enumerate(({}, {"is_client": True})):
-        files = material(tmp_path / str(number), text, purpose=certificates.INVITATION, **role)
+    for role in ("", "admin"):
+        files = material(tmp_path / f"guest{role}", text, role=role, purpose=certificates.INVITATION)
         with contextlib.closing(guest_of(text, files=files)) as connection:
             with pytest.raises(errors.Forbidden):
                 connection.request("PINS")
@@ -216,7 +216,7 @@ def test_and_so_is_one_who_does_not_look_at_the_nodes_certificate(host: Host, tm
     authority = certificates.derive_authority(text, certificates.INVITATION)
     strangers = [
         material(tmp_path / "member", SECRET),  # of this cluster even
-        material(tmp_path / "client", SECRET, is_client=True),
+        material(tmp_path / "client", SECRET, role="admin"),
         material(tmp_path / "other", altered(text, secret=bytes(16)), purpose=certificates.INVITATION),
         material(tmp_path / "cluster", text),  # the same text as another kind of secret
     ]

@@ -287,15 +287,15 @@ def test_a_silent_server_is_given_up(tmp_path: Path) -> None:
 
 def test_kinds_of_peers(node: Running, tmp_path: Path) -> None:
     friend = material(tmp_path / "friend")
-    user = material(tmp_path / "user", is_client=True)
-    for who, said in ((friend, f"member {friend.id}"), (user, "client None")):
+    user = material(tmp_path / "user", role="admin")
+    for who, said in ((friend, f"member {friend.id}"), (user, f"client {user.id}")):
         context = tls.client_context(*who.files)
         with contextlib.closing(connect(node.address, context, 10.0, node.node.id)) as connection:
             assert connection.request("STATUS").decode() == said
 
 
 def test_member_verbs_are_for_members(node: Running, local: Connection, tmp_path: Path) -> None:
-    user = tls.client_context(*material(tmp_path / "user", is_client=True).files)
+    user = tls.client_context(*material(tmp_path / "user", role="admin").files)
     for connection in (local, connect(node.address, user, 10.0, None)):
         with contextlib.closing(connection), pytest.raises(errors.Forbidden, match="for members"):
             connection.request("GET", BLOCK)
@@ -393,7 +393,7 @@ def test_two_secrets_during_a_rotation(tmp_path: Path) -> None:
 
 def test_another_node_at_the_address_is_refused(node: Running, tmp_path: Path) -> None:
     context = tls.client_context(*material(tmp_path / "m").files)
-    with pytest.raises(errors.IdentityRefused, match=f"is not the node {'a' * 32} but {node.node.id}"):
+    with pytest.raises(errors.IdentityRefused, match=f"is not the node {'a' * 32} but the member {node.node.id}"):
         connect(node.address, context, 10.0, "a" * 32)
 
 

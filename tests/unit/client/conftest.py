@@ -54,6 +54,7 @@ def remote(tmp_path: Path) -> Iterator[tuple[FakeNode, Client]]:
         folder.mkdir()
         key = certificates.new_key()
         (folder / "key.pem").write_bytes(key)
+        (folder / "key.pem").chmod(0o600)
         (folder / "ca.pem").write_bytes(authority.pem)
         (folder / "cert.pem").write_bytes(certificates.issue(authority, certificates.load_key(key), name, now))
         folders.append(folder)

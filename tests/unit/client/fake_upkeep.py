@@ -33,6 +33,10 @@ ENDS: dict[str, dict[str, Any]] = {
     },
     "DRAIN": {"is_draining": True, "is_drained": True, "left_blocks": 0, "left_bytes": 0},
     "FORGET": {"id": "b" * 32, "name": "b"},
+    "GRANT": {
+        "id": "c" * 32, "name": "", "role": "", "expires": 1800000000, "certificate": "the certificate\n",
+        "ca": "the ca\n",
+    },
     "INVITE": {
         "token": "p2pfs-join-abc", "id": "c" * 32, "expires": 1700000000, "once": True, "cluster": "d" * 64,
         "address": "127.0.0.1:4801",
