@@ -85,15 +85,16 @@ class Invitations:
         `clusters` are the fingerprints of the authorities that this node accepts.
         """
         with self._guard:
-            for path in self._folder.glob("*" + TEMP_ENDING):  # a crash left it
-                path.unlink()
-            found = {}
-            for path in sorted(self._folder.glob("*.pem"))[:MOST_OPEN]:
+            found: dict[str, tuple[Invitation, ssl.SSLContext]] = {}
+            for path in sorted(self._folder.glob("*.pem*")):
                 try:
+                    if path.name.endswith(TEMP_ENDING):  # a crash left it
+                        path.unlink()
+                        continue
                     one = self._read(path)
                     if one.expires <= self._now() or one.cluster not in clusters:
                         path.unlink()
-                    else:
+                    elif len(found) < MOST_OPEN:
                         found[one.id] = one, self._context_of(one)
                 except (ValueError, RecursionError, OSError, errors.P2pfsError) as error:
                     log.warning("the invitation %s cannot be used: %s", path, error)
