@@ -24,7 +24,7 @@ from p2pfs.core.wire import Line
 from p2pfs.net import listen, tls
 from p2pfs.net.session import Session
 from p2pfs.net.stream import Limits, Stream
-from p2pfs.net.tls import Party
+from p2pfs.net.tls import Party, Refusal
 
 __all__ = ["Server", "Session"]
 
@@ -72,17 +72,17 @@ class Server:
 
     def __init__(
         self, spawn: Spawn, semaphore: Callable[[int], Slots], limits: Limits | None = None, max_connections: int = 512,
-        trusts: Callable[[Party], bool] = lambda party: True,
+        refusal: Refusal = lambda party: None,
     ) -> None:
         """`spawn(name, fn, *args)` starts a task; `semaphore(count)` makes one that fits such tasks.
 
-        `trusts` is asked before each request: who was let in once need not be welcome for ever.
+        `refusal` is asked before each request: who was let in once need not be welcome for ever. See `retire`.
         """
         self._spawn = spawn
         self._semaphore = semaphore
         self._limits = limits or Limits()
         self._max_connections = max_connections
-        self._trusts = trusts
+        self._refusal = refusal
         self._handshakes = semaphore(HANDSHAKES)
         self._strangers = _Strangers()
         self._doors: list[_Door] = []
@@ -193,7 +193,13 @@ class Server:
         self._sessions[session] = stream
         metrics.CONNECTIONS.inc()
         try:
-            while not self._is_draining and self._trusts(party) and self._serve_one(session, stream):
+            # After the session is on the list: who is refused from now on, `retire` finds there.
+            if (why := self._refusal(party)) is not None:
+                log.warning("%s is not served: %s", stream.peer_name, why)
+                stream.send(wire.format_error(errors.IdentityRefused(why)))
+                stream.linger()
+                return
+            while not self._is_draining and self._refusal(party) is None and self._serve_one(session, stream):
                 pass
         except errors.P2pfsError as error:
             log.debug("the connection ended: %s", error)
@@ -251,17 +257,19 @@ class Server:
         if refusal is not None:
             raise errors.Forbidden(f"{line.verb.name} {refusal}")
 
-    def retire(self) -> int:
-        """After `trusts` changed: end the connections of those that it takes no more; how many there are.
+    def retire(self, at_once: bool = False) -> int:
+        """After `refusal` changed: end the connections of those that it refuses now; how many there are.
 
-        Idle ones are closed at once, and who is being answered gets his answer before.
+        Idle ones are closed; who is being answered gets his answer before, unless `at_once`.
         """
-        retired = [(session, stream) for session, stream in list(self._sessions.items())
-                   if not self._trusts(session.party)]
-        for session, stream in retired:
-            if not session.is_busy:
-                stream.close()
-        return len(retired)
+        count = 0
+        for session, stream in list(self._sessions.items()):
+            if (why := self._refusal(session.party)) is not None:
+                log.info("%s is not served any more: %s", stream.peer_name, why)
+                count += 1
+                if at_once or not session.is_busy:
+                    stream.close()
+        return count
 
     # --- the end -------------------------------------------------------------------------------------
 

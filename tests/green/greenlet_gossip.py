@@ -29,7 +29,7 @@ def member(number: int) -> Member:
 def test_the_hub_goes_on_while_the_orders_of_new_members_are_prepared() -> None:
     membership = Membership(member(0), Timing(), random.Random(1))
     cluster = Cluster(membership, Peers(Caller("me", "me", "0"), no_connection), 600.0)
-    gossip = Gossip(cluster, (), lambda changes: None, cast(Any, None))
+    gossip = Gossip(cluster, (), lambda changes: None, cast(Any, None), lambda: None)
     others = [member(number) for number in range(1, MANY)]
     turns, group = [0], green.Group("turns")
 
