@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from p2pfs import errors, green
+from p2pfs import errors, green, metrics
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.member import Member
 from p2pfs.core.membership import Membership, Timing
@@ -64,13 +64,15 @@ class ScriptedPeer(Peer):
             raise self.refuses
 
     def get_block(self, cid: CID, into: memoryview) -> int:
-        with self._timed("fetched"):
-            self._answer()
-            if cid.multihash not in self.blocks:
-                raise errors.NotFound("not here")
-            data = self.blocks[cid.multihash]
-            into[: len(data)] = bytes(len(data)) if self.lies else data
-            return len(data)
+        return self._timed(metrics.BLOCKS_FETCHED, 1, lambda: self._get(cid, into))
+
+    def _get(self, cid: CID, into: memoryview) -> int:
+        self._answer()
+        if cid.multihash not in self.blocks:
+            raise errors.NotFound("not here")
+        data = self.blocks[cid.multihash]
+        into[: len(data)] = bytes(len(data)) if self.lies else data
+        return len(data)
 
     def put_block(self, cid: CID, data: memoryview) -> int | None:
         self._answer()
