@@ -16,7 +16,7 @@ import operator
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from p2pfs import errors
 from p2pfs.core.hlc import stamp_of
@@ -266,9 +266,9 @@ class Catalog(Records):
             self.remember(ANEW, "no")
         return restored
 
-    def _take_meta(self, meta: dict[str, Any]) -> None:
+    def _take_meta(self, meta: dict[str, str]) -> None:
         for key, value in meta.items():
-            is_time = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16
+            is_time = value.isdigit() and len(value) < 16
             if is_time and (key == _PURGED or key.startswith(COMPARED)) and self.recall(key) is None:
                 self.remember(key, value)
         self._purged_ms = int(self.recall(_PURGED) or 0)
