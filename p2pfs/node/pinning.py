@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,6 +32,7 @@ KEEP_MS = 60_000
 """How often the time of the last comparison with a member is written down."""
 BATCH = 250
 """Records of one PIN message: of 3.7 KiB at most each (a name of 1024 bytes, escaped in JSON), it stays under 1 MiB."""
+_DIGEST = re.compile(rb"[0-9a-f]{32}")
 JOURNAL_S = 5.0
 """How often to look whether the journal wants to be written anew."""
 JOURNAL_RETRY_S = 60.0
@@ -310,14 +312,11 @@ class Pinning:
 def parse_digests(body: bytes) -> Digests:
     """256 lines of 32 hex digits, and one of milliseconds in decimal. Raises ProtocolError."""
     *lines, purged = body.split(b"\n")
-    if len(lines) != pins.BUCKETS or any(len(line) != 32 for line in lines):
+    if len(lines) != pins.BUCKETS or not all(map(_DIGEST.fullmatch, lines)):
         raise errors.ProtocolError("an answer to DIGESTS has 256 lines of 32 hex digits and one of milliseconds")
     if not purged.isdigit() or len(purged) > 15:
         raise errors.ProtocolError("the last line of an answer to DIGESTS is no number of milliseconds")
-    try:
-        return Digests([int(line, 16) for line in lines], int(purged))
-    except ValueError:
-        raise errors.ProtocolError("an answer to DIGESTS has a line that is not hexadecimal") from None
+    return Digests([int(line, 16) for line in lines], int(purged))
 
 
 def format_digests(digests: Digests) -> bytes:
