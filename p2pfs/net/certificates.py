@@ -135,13 +135,13 @@ class Bearer(NamedTuple):
 
 def read(der: bytes) -> Bearer:
     """The node id and common name of a certificate that TLS has verified. Raises ValueError."""
-    certificate = x509.load_der_x509_certificate(der)
     try:
+        certificate = x509.load_der_x509_certificate(der)
         public = certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    except UnsupportedAlgorithm as error:
-        raise ValueError(f"a key of an unknown kind: {error}") from None
+    except (UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise ValueError(f"a key or version of an unknown kind: {error}") from None
     names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     # A client among several names, or written as X.520 compares names, is a client: in doubt fewer rights.
     is_client = any(name.strip(" \0").casefold() == CLIENT for name in names)
