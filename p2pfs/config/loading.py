@@ -21,6 +21,9 @@ from p2pfs.config.kinds import Secret
 from p2pfs.config.options import ROWS, SECTIONS, Config, Row
 
 MAX_FILE = 1 << 20
+MAX_BLANKS = 200
+"""In a row: the parser looks from each of them on for the last one (its time is quadratic)."""
+_BLANKS = re.compile(rf"[^\S\n]{{{MAX_BLANKS + 1}}}")
 MAX_SOCKET_PATH = 107
 """Bytes that fit into sockaddr_un.sun_path on Linux with its final zero (unix(7))."""
 
@@ -47,7 +50,8 @@ def load(
         settings |= _from_file(os.fspath(path), environ)
     settings |= _from_environment(environ)
     settings |= _from_overrides(overrides)
-    return _build(settings, environ)
+    config = checked(settings, environ)
+    return dataclasses.replace(config, secrets=_secrets(config, environ))
 
 
 def reloaded(old: Config, new: Config) -> tuple[Config, list[Row], list[Row]]:
@@ -74,7 +78,17 @@ def reloaded(old: Config, new: Config) -> tuple[Config, list[Row], list[Row]]:
 # --- the sources -------------------------------------------------------------------------------------
 
 def _from_file(path: str, environ: Mapping[str, str]) -> dict[str, Setting]:
-    text = _read(path, "configuration file")
+    settings = parse_text(_read(path, "configuration file"), path)
+    if settings.get("cluster.secret", Setting("", "")).text:
+        _refuse_readable(path, environ)
+    return settings
+
+
+def parse_text(text: str, path: str) -> dict[str, Setting]:
+    """The settings of a configuration file, by `section.key`; `path` is for messages. Raises ConfigError."""
+    if found := _BLANKS.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise errors.ConfigError(f"{path} line {line}: over {MAX_BLANKS} blanks in a row")
     parser = configparser.RawConfigParser(
         delimiters=("=",), comment_prefixes=("#", ";"), default_section="", empty_lines_in_values=False
     )
@@ -101,8 +115,6 @@ def _from_file(path: str, environ: Mapping[str, str]) -> dict[str, Setting]:
         for key, value in parser.items(section):
             place = f"{path} line {lines.get((section, key), 0)}"
             settings[_row(section, key, place).name] = Setting(value, place)
-    if settings.get("cluster.secret", Setting("", "")).text:
-        _refuse_readable(path, environ)
     return settings
 
 
@@ -164,7 +176,8 @@ def _near(wrong: str, known: Iterable[str]) -> str:
 
 # --- values, alone and together ----------------------------------------------------------------------
 
-def _build(settings: dict[str, Setting], environ: Mapping[str, str]) -> Config:
+def checked(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> Config:
+    """The settings, and defaults for the others, without what secret files hold. Raises ConfigError."""
     values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for row in ROWS.values():
         setting = settings.get(row.name) or Setting(row.default_text(environ), "default")
@@ -174,7 +187,7 @@ def _build(settings: dict[str, Setting], environ: Mapping[str, str]) -> Config:
             raise errors.ConfigError(f"{setting.place}: {row.name}: {error}") from None
     config = Config(**{section: cls(**values[section]) for section, cls in SECTIONS.items()})
     _check_together(config, settings)
-    return dataclasses.replace(config, secrets=_secrets(config, environ))
+    return config
 
 
 def _check_together(config: Config, settings: Mapping[str, Setting]) -> None:
@@ -256,6 +269,11 @@ def _read(path: str, what: str) -> str:
         raise errors.ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
     if len(data) > MAX_FILE:
         raise errors.ConfigError(f"the {what} {path} is longer than {MAX_FILE} bytes")
+    return decode(data, what, path)
+
+
+def decode(data: bytes, what: str, path: str) -> str:
+    """The text of a file. Raises ConfigError."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -125,6 +125,7 @@ def test_bad_values_give_line_key_and_what_is_allowed(ini: Write, section: str, 
         ("[node]\nname = a\nname = b\n", "line 3: name is there twice"),
         ("[node]\n[node]\n", "line 2: [node] is there twice"),
         ("[node]\nname = a\n  zone = b\n", "line 2: node.name"),
+        ("[node]\nname = a\n  b" + 201 * " " + "c\n", "line 3: over 200 blanks in a row"),
     ],
 )
 def test_bad_grammar_gives_the_line(ini: Write, text: str, words: str) -> None:
