@@ -1,0 +1,113 @@
+"""One target in a process of its own, for some seconds, guided by coverage: atheris (libFuzzer for Python).
+
+    python -m kit.fuzz.guided TARGET SECONDS FOLDER
+
+Found inputs go to FOLDER/found, one that breaks a promise to FOLDER/crash-…, and the exit code is not 0 then. With
+SECONDS `merge`, what covers more among the found ones is added to the corpus in tests/. Without atheris the inputs are
+seeded mutations of the corpus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import itertools
+import logging
+import random
+import sys
+import time
+import traceback
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from kit.fuzz.harness import Target, limit_memory, limits, try_input, try_measured
+from kit.fuzz.mutate import mutations
+
+HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
+"""There is no wheel of it for some Pythons and machines."""
+STANDARD = ["configparser", "urllib.parse"]
+"""Parsers of the standard library, written in Python: covered like ours."""
+MEASURED_EACH = 1000
+"""Memory is looked at for one input of so many: that is slow."""
+HANG_S = 60
+"""Where CPU time is spent in C, without a look at signals, libFuzzer ends the process."""
+
+
+def search(target: Target, seconds: int, folder: Path) -> None:
+    """libFuzzer's loop; it does not return."""
+    import atheris
+
+    found = folder / "found"
+    found.mkdir(parents=True, exist_ok=True)
+    words = folder / "words.dict"
+    words.write_text("".join(f'"{_quoted(word)}"\n' for word in target.words))
+    options = [f"-max_len={target.max_bytes}", f"-artifact_prefix={folder}/", f"-timeout={HANG_S}", "-rss_limit_mb=0"]
+    options += [f"-dict={words}"] if target.words else []
+    # The first folder is the one that is added to.
+    if seconds:
+        options += [f"-max_total_time={seconds}", "-print_final_stats=1", str(found), str(target.corpus)]
+    else:
+        options += ["-merge=1", str(target.corpus), str(found)]
+    atheris.Setup(["fuzz", *options], _one(target))
+    with limits():
+        atheris.Fuzz()
+
+
+def _quoted(word: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in word.encode("latin-1"))
+
+
+def _one(target: Target) -> Any:
+    count = itertools.count(1)
+
+    def one(data: bytes) -> None:
+        if next(count) % MEASURED_EACH:
+            try_input(target, data)
+        else:
+            try_measured(target, data)
+
+    return one
+
+
+def mutate(target: Target, seconds: int, folder: Path) -> None:
+    """The same without a guide. Exits with 1 at the first input that breaks a promise."""
+    end, count, one = time.monotonic() + seconds, 0, _one(target)
+    with limits():
+        for data in mutations(target, target.seeds(), random.Random()):
+            try:
+                one(data)
+            except BaseException:  # noqa: BLE001  # whatever it is, it is what is looked for
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"crash-{hashlib.sha1(data).hexdigest()}").write_bytes(data)
+                traceback.print_exc()
+                raise SystemExit(1) from None
+            count += 1
+            if not count % 256 and time.monotonic() > end:
+                break
+    print(f"stat::number_of_executed_units: {count}", file=sys.stderr)
+
+
+def main() -> None:
+    """See above."""
+    name, seconds, folder = sys.argv[1:]
+    logging.disable()
+    with instrumented():
+        from kit.fuzz.targets import TARGETS
+    limit_memory()
+    work = search if HAS_ATHERIS else mutate
+    work(TARGETS[name], 0 if seconds == "merge" else int(seconds), Path(folder))
+
+
+def instrumented() -> AbstractContextManager[object]:
+    """What is imported within is covered."""
+    if not HAS_ATHERIS:
+        return contextlib.nullcontext()
+    import atheris
+
+    return atheris.instrument_imports(include=["p2pfs", *STANDARD])  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    main()
