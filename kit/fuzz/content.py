@@ -225,7 +225,7 @@ Cut = tuple[Profile, bytes, list[int]]
 def cut(data: bytes) -> Cut:
     """The leaves of a file: its first byte says which chunker, the rest, repeated, is the content."""
     chosen = profile(list(CHUNKERS)[(data[0] if data else 0) % len(CHUNKERS)], "sha2-256")
-    content = data[1:] * (2 * 1024 * 1024 // max(1, len(data) - 1))
+    content = data[1:] * (1024 * 1024 // max(1, len(data) - 1))
     return chosen, content, Cutter(chosen).cuts(content, is_end=True)
 
 

@@ -50,7 +50,7 @@ def check_journal(journal: Journal) -> None:
     """What it says can be kept in a database."""
     check_pins(journal.pins)
     for text in (*journal.meta, *journal.meta.values()):
-        assert isinstance(text, str) and text.encode("utf-8")
+        assert isinstance(text, str) and text.encode("utf-8") is not None
 
 
 def parse_roster(data: bytes) -> list[Member]:

@@ -140,9 +140,10 @@ def read(der: bytes) -> Bearer:
         public = certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    except (UnsupportedAlgorithm, x509.InvalidVersion) as error:
-        raise ValueError(f"a key or version of an unknown kind: {error}") from None
-    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        subject = certificate.subject
+    except (UnsupportedAlgorithm, x509.InvalidVersion, TypeError) as error:
+        raise ValueError(f"a version, key or name of an unknown kind: {error}") from None
+    names = [str(name.value) for name in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     # A client among several names, or written as X.520 compares names, is a client: in doubt fewer rights.
     is_client = any(name.strip(" \0").casefold() == CLIENT for name in names)
     return Bearer(node_id_of(public), CLIENT if is_client else "".join(names[:1]))
