@@ -58,6 +58,12 @@ def check_cids(cids: list[CID]) -> None:
     assert parse_cids(batches.pack_cids(cids)) == cids
 
 
+def check_tokens(tokens: list[tuple[CID, int]]) -> None:
+    """No more than a DISCARD may have; packed, they are the same."""
+    assert len(tokens) <= batches.MOST_TOKENS
+    assert batches.unpack_tokens(batches.pack_tokens(tokens)) == tokens
+
+
 Outcomes = list[int | errors.P2pfsError | None]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from kit.fuzz import content, files, lines, messages
 from kit.fuzz.harness import Target
 from p2pfs.config.options import ROWS, SECTIONS
-from p2pfs.core import dagpb, pins, unixfs, wire
+from p2pfs.core import batches, dagpb, pins, unixfs, wire
 from p2pfs.core.cid import CID
 from p2pfs.core.member import Member
 from p2pfs.core.pins import Pin
@@ -36,6 +36,7 @@ TARGETS: dict[str, Target] = {target.name: target for target in (
     Target("json", lambda body: wire.parse_json(body, dict), (ProtocolError,), messages.check_json, _JSON),
     Target("blocks", messages.parse_blocks, (ProtocolError,), messages.check_blocks, _CIDS),
     Target("cids", messages.parse_cids, (ProtocolError,), messages.check_cids, _CIDS),
+    Target("tokens", batches.unpack_tokens, (ProtocolError,), messages.check_tokens, _CIDS),
     Target("outcomes", messages.parse_outcomes, (ProtocolError,), messages.check_outcomes, (*_REPLIES, "old", "new ")),
     Target("digests", messages.parse_levels, (ProtocolError,), messages.check_levels, max_bytes=16384),
     Target("bucket", pins.split_digests, (ProtocolError,)),

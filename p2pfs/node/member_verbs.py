@@ -97,13 +97,8 @@ def gets(services: Services, session: Session, line: Line) -> None:
 
 def discard(services: Services, session: Session, line: Line) -> None:
     """DISCARD: a store that failed takes back what it wrote here."""
-    blocks = []
-    for row in session.body().split(b"\n"):
-        cid, _, token = row.partition(b" ")
-        if not token.isdigit() or len(token) > 20:
-            raise errors.ProtocolError(f"DISCARD: {row[:80]!r} is not CID and TOKEN")
-        blocks.append((batches.parse_cid(cid).multihash, int(token)))
-    session.reply(b"%d" % services.local.discard(blocks))
+    blocks = batches.unpack_tokens(session.body())
+    session.reply(b"%d" % services.local.discard([(cid.multihash, token) for cid, token in blocks]))
 
 
 def pin(services: Services, session: Session, line: Line) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from p2pfs import errors, green
-from p2pfs.core import multihash
+from p2pfs.core import batches, multihash
 from p2pfs.core.cid import CID
 from p2pfs.core.multihash import Multihash
 from p2pfs.node.buffers import SMALL
@@ -274,8 +274,8 @@ class Placer:
 
     @staticmethod
     def _take_back_at(peer: Peer, blocks: list[tuple[CID, int]]) -> None:
-        for start in range(0, len(blocks), 4096):
-            body = "\n".join(f"{cid} {token}" for cid, token in blocks[start : start + 4096]).encode("ascii")
+        for start in range(0, len(blocks), batches.MOST_TOKENS):
+            body = batches.pack_tokens(blocks[start : start + batches.MOST_TOKENS])
             peer.call("bulk", lambda connection, body=body: connection.request("DISCARD", body=body))  # type: ignore[misc]
 
     def _too_few(self, quorum: int, outcome: _Outcome) -> errors.P2pfsError:
