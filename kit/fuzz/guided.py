@@ -15,6 +15,7 @@ import importlib.util
 import itertools
 import logging
 import random
+import shlex
 import sys
 import time
 import traceback
@@ -35,24 +36,29 @@ HANG_S = 60
 """Where CPU time is spent in C, without a look at signals, libFuzzer ends the process."""
 
 
-def search(target: Target, seconds: int, folder: Path) -> None:
-    """libFuzzer's loop; it does not return."""
+def search(target: Target, seconds: int, folder: Path, flags: list[str]) -> None:
+    """libFuzzer's loop; it does not return. `flags`: its own words to a part of itself, which a merge starts."""
     import atheris
 
+    atheris.Setup(["fuzz", *flags] if flags else _command(target, seconds, folder), _one(target))
+    with limits():
+        atheris.Fuzz()
+
+
+def _command(target: Target, seconds: int, folder: Path) -> list[str]:
     found = folder / "found"
     found.mkdir(parents=True, exist_ok=True)
     words = folder / "words.dict"
     words.write_text("".join(f'"{_quoted(word)}"\n' for word in target.words))
     options = [f"-max_len={target.max_bytes}", f"-artifact_prefix={folder}/", f"-timeout={HANG_S}", "-rss_limit_mb=0"]
     options += [f"-dict={words}"] if target.words else []
-    # The first folder is the one that is added to.
+    # The first folder is the one that is added to: by a merge with few files, so that each line and branch is covered.
     if seconds:
         options += [f"-max_total_time={seconds}", "-print_final_stats=1", str(found), str(target.corpus)]
     else:
-        options += ["-merge=1", str(target.corpus), str(found)]
-    atheris.Setup(["fuzz", *options], _one(target))
-    with limits():
-        atheris.Fuzz()
+        options += ["-set_cover_merge=1", "-use_counters=0", str(target.corpus), str(found)]
+    again = shlex.join([sys.executable, "-m", "kit.fuzz.guided", target.name, "merge", str(folder)])
+    return [again, *options]
 
 
 def _quoted(word: str) -> str:
@@ -91,13 +97,16 @@ def mutate(target: Target, seconds: int, folder: Path) -> None:
 
 def main() -> None:
     """See above."""
-    name, seconds, folder = sys.argv[1:]
+    name, time_s, folder, *flags = sys.argv[1:]
     logging.disable()
     with instrumented():
         from kit.fuzz.targets import TARGETS
     limit_memory()
-    work = search if HAS_ATHERIS else mutate
-    work(TARGETS[name], 0 if seconds == "merge" else int(seconds), Path(folder))
+    target, seconds = TARGETS[name], 0 if time_s == "merge" else int(time_s)
+    if HAS_ATHERIS:
+        search(target, seconds, Path(folder), flags)
+    else:
+        mutate(target, seconds, Path(folder))
 
 
 def instrumented() -> AbstractContextManager[object]:
