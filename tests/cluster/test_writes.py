@@ -33,7 +33,7 @@ def may_trace() -> bool:
     ).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not may_trace(), reason="strace is not installed, or may not trace here")
+traced = pytest.mark.skipif(not may_trace(), reason="strace is not installed, or may not trace here")
 
 
 def unfinished_joined(text: str) -> str:
@@ -75,6 +75,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     node.kill()
 
 
+@traced
 def test_a_node_writes_below_its_data_directory_only(node: Node, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     node.prefix = [*STRACE, "-o", str(trace)]
@@ -97,6 +98,7 @@ def test_a_node_writes_below_its_data_directory_only(node: Node, tmp_path: Path)
     assert paths - inside == set()
 
 
+@traced
 def test_a_client_writes_what_it_was_asked_to_only(node: Node, tmp_path: Path) -> None:
     node.start()
     home, here = tmp_path / "home", tmp_path / "here"
@@ -104,7 +106,7 @@ def test_a_client_writes_what_it_was_asked_to_only(node: Node, tmp_path: Path) -
     here.mkdir()
     (here / "file").write_bytes(os.urandom(2 * 1024 * 1024))
 
-    def traced(*words: str) -> set[Path]:
+    def writes(*words: str) -> set[Path]:
         trace = tmp_path / f"trace-{words[0]}"
         subprocess.run(
             [*STRACE, "-o", str(trace), sys.executable, str(CLI), f"--node={node.control}", *words],
@@ -112,11 +114,25 @@ def test_a_client_writes_what_it_was_asked_to_only(node: Node, tmp_path: Path) -
         )
         return written(trace, here)
 
-    assert traced("store", "file") == set()
-    assert traced("cat", "file") == set()
-    assert traced("ls") == set()
-    assert traced("id", "file") == set()
-    assert {path.parent for path in traced("get", "file", "-o", "back")} == {here}
-    assert {path.parent for path in traced("export", "file", "-o", "file.car")} == {here}
+    assert writes("store", "file") == set()
+    assert writes("cat", "file") == set()
+    assert writes("ls") == set()
+    assert writes("id", "file") == set()
+    assert {path.parent for path in writes("get", "file", "-o", "back")} == {here}
+    assert {path.parent for path in writes("export", "file", "-o", "file.car")} == {here}
     assert sorted(path.name for path in here.iterdir()) == ["back", "file", "file.car"]
     assert list(home.iterdir()) == []
+
+
+def test_what_a_node_makes_is_for_nobody_else(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    before = os.umask(0)
+    try:
+        node.start()
+    finally:
+        os.umask(before)
+    node.cli("store", str(tmp_path / "file"))
+    node.cli("audit", "--wait")
+    made = {path: path.lstat().st_mode & 0o077 for path in node.data_dir.rglob("*")}
+    assert len(made) > 10
+    assert {path: mode for path, mode in made.items() if mode} == {}
