@@ -119,7 +119,7 @@ class Campaign:
 
 def tail(output: str) -> str:
     """The traceback in what a process said."""
-    found = re.search(r"(?s)Traceback .*?(?=\n==\d+==|$)|==\d+== ?ERROR.*?(?=\n\n)", output)
+    found = re.search(r"(?s)Traceback .*?(?=\n\n|\n==|\Z)|==\d+== ?ERROR.*?(?=\n\n)", output)
     return found[0].strip() if found else output[-1500:]
 
 

@@ -18,8 +18,9 @@ CORPUS = Path(__file__).resolve().parents[2] / "tests" / "corpus"
 """A folder for each target, a file for each input."""
 TIME_S, TIME_S_PER_BYTE = 2.0, 10e-6
 """CPU time of one try: far above what any takes, far below what a quadratic one takes for a long input."""
-MEMORY_BYTES, MEMORY_PER_BYTE = 2 * 1024 * 1024, 80
-"""Memory of one try at its peak. Lists of small numbers and JSON cost some 60 bytes for a byte in CPython."""
+MEMORY_BYTES, MEMORY_PER_BYTE = 5 * 1024 * 1024, 80
+"""Memory of one try at its peak. A body that is announced has its buffer, of 2 MiB at most, before it comes; lists of
+small numbers and JSON cost some 60 bytes for a byte in CPython."""
 HEADROOM_BYTES = 512 * 1024 * 1024
 """What a process that fuzzes may grow by, all in all: beyond it the kernel gives no more, and MemoryError is found."""
 

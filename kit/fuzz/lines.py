@@ -1,13 +1,17 @@
-"""Targets: what a connection carries, line by line, and as a server sees the whole of it."""
+"""Targets: what a connection carries, line by line, and as a server and a caller see the whole of it."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import NamedTuple
 
 from p2pfs import errors
 from p2pfs.core import wire
+from p2pfs.core.cid import CID, RAW
+from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.wire import Line
+from p2pfs.net.connection import Connection
 from p2pfs.net.server import Server, Session
 from p2pfs.net.stream import Limits, Stream
 from p2pfs.net.tls import Party
@@ -15,6 +19,7 @@ from p2pfs.net.tls import Party
 KINDS = ("member", "client", "local")
 _MOST_SENT = 32 * 1024
 """Fits into a socket's buffer, and so does what is answered: nobody has to read meanwhile."""
+_BLOCK = CID(RAW, multihash(SHA2_256, b""))
 _LIMITS = Limits()._replace(linger_s=0.0)
 
 
@@ -118,3 +123,31 @@ def check_talk(talk: Talk) -> None:
         else:
             assert len(heard) >= reply.length
             heard = heard[reply.length :]
+
+
+def ask(data: bytes) -> bytes:
+    """What a caller makes of an answer: whole, in a buffer, in parts, or of a refusal (by the first byte)."""
+    kind, answer = data[0] % 4 if data else 0, data[1:_MOST_SENT]
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        connection = Connection(Stream(ours, "fuzz", _LIMITS))
+        with contextlib.closing(connection):
+            try:
+                return _ask(connection, kind)
+            except errors.P2pfsError as error:
+                if error.is_fatal and not connection.is_broken:
+                    raise AssertionError("it is out of step, and does not know it") from error
+                raise
+
+
+def _ask(connection: Connection, kind: int) -> bytes:
+    if kind == 0:
+        return connection.request("STATUS")
+    if kind == 1:
+        view = memoryview(bytearray(wire.MAX_SMALL))
+        return bytes(view[: connection.request_into(view, "GET", _BLOCK)])
+    if kind == 2:
+        return b"".join(connection.stream("PINS"))
+    return repr(connection.stream("STORE", body=b"{}").last_words()).encode()

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from kit.fuzz import content, files, lines, messages
 from kit.fuzz.harness import Target
+from p2pfs import errors
 from p2pfs.config.options import ROWS, SECTIONS
 from p2pfs.core import batches, dagpb, pins, unixfs, wire
 from p2pfs.core.cid import CID
 from p2pfs.core.member import Member
 from p2pfs.core.pins import Pin
-from p2pfs.errors import BY_TOKEN, BadCid, ConfigError, IdentityRefused, Malformed, NotFound, ProtocolError, UsageError
+from p2pfs.errors import Malformed, ProtocolError, UsageError
 from p2pfs.node.health import Checkup
 from p2pfs.node.hello import parse_hello
 from p2pfs.node.storing import OPTIONS
 
 _VERBS = tuple(wire.VERBS) + tuple(wire.RECORDS) + (" ", "\r\n", "%", "%0a", "-", "check", "renew")
-_REPLIES = ("OK ", "PART ", "ERR ", *BY_TOKEN)
+_REPLIES = ("OK ", "PART ", "ERR ", *errors.BY_TOKEN)
 _CIDS = ("bafkrei", "bafybei", "Qm", "z", "k", "K", "B", "f", "F", "bafkqa", "f01", "\xe2\x84\xaa")
 _JSON = ("{", "}", "[", "]", ":", ",", '"', "\\u0000", "\\ud800", "null", "true", "NaN", "1e999", "1.5")
 _BINARY = ("\x01\x55\x12\x20", "\x01\x70\x12\x20", "\x12\x20", "\x01\x55\x00", "\x0a", "\x12", "\x18", "\x20",
@@ -32,6 +33,7 @@ TARGETS: dict[str, Target] = {target.name: target for target in (
     Target("record", wire.parse_record, (ProtocolError,), lines.check_line, _VERBS, limit_bytes=wire.MAX_LINE),
     Target("reply", lines.parse_reply, (ProtocolError,), lines.check_reply, _REPLIES, limit_bytes=wire.MAX_LINE),
     Target("server", lines.serve, (), lines.check_talk, _VERBS + _CIDS),
+    Target("caller", lines.ask, (errors.P2pfsError,), words=_REPLIES),
     # bodies
     Target("json", lambda body: wire.parse_json(body, dict), (ProtocolError,), messages.check_json, _JSON),
     Target("blocks", messages.parse_blocks, (ProtocolError,), messages.check_blocks, _CIDS),
@@ -47,12 +49,12 @@ TARGETS: dict[str, Target] = {target.name: target for target in (
     Target("hello", parse_hello, (ProtocolError,), words=_JSON),
     Target("health", Checkup.from_wire, (ProtocolError,), messages.check_checkup, _JSON),
     Target("answer", messages.parse_answer, (ProtocolError,), messages.check_answer, _JSON),
-    Target("ref", messages.parse_ref, (NotFound, UsageError, Malformed, ProtocolError), messages.check_ref,
+    Target("ref", messages.parse_ref, (errors.NotFound, UsageError, Malformed, ProtocolError), messages.check_ref,
            ("sha256:", "ipfs://", "/ipfs/", "/", "%2F", *_CIDS), limit_bytes=wire.MAX_LINE),
     # content
     Target("varint", content.parse_varints, (Malformed,), content.check_varints, max_bytes=16),
-    Target("cid", CID.decode, (BadCid,), content.check_cid, _BINARY, max_bytes=256),
-    Target("cid-text", content.parse_cid_text, (BadCid,), content.check_cid_text, _CIDS, max_bytes=512),
+    Target("cid", CID.decode, (errors.BadCid,), content.check_cid, _BINARY, max_bytes=256),
+    Target("cid-text", content.parse_cid_text, (errors.BadCid,), content.check_cid_text, _CIDS, max_bytes=512),
     Target("dag-pb", dagpb.decode, (Malformed,), content.check_node, _BINARY),
     Target("unixfs", unixfs.decode, (Malformed,), content.check_unixfs, _BINARY),
     Target("hamt", content.parse_shard, (Malformed,), content.check_shard, _BINARY),
@@ -62,7 +64,7 @@ TARGETS: dict[str, Target] = {target.name: target for target in (
     # files, and who shows a certificate
     Target("journal", files.parse_journal, (Malformed,), files.check_journal, (*Pin._fields, "meta", *_JSON)),
     Target("members", files.parse_roster, (), files.check_roster, (*Member._fields, *_JSON)),
-    Target("config", files.parse_config, (ConfigError,), files.check_config,
+    Target("config", files.parse_config, (errors.ConfigError,), files.check_config,
            (*(f"[{section}]" for section in SECTIONS), *(f"{row.key} = " for row in ROWS.values()), "%(", "${", "MiB")),
-    Target("certificate", files.parse_certificate, (IdentityRefused,), max_bytes=2048),
+    Target("certificate", files.parse_certificate, (errors.IdentityRefused,), max_bytes=2048),
 )}
