@@ -30,6 +30,8 @@ from kit.fuzz.targets import TARGETS
 ROOT = Path(__file__).resolve().parents[2]
 SLICE_S = (8, 60)
 """So long one target is searched before it is the next one's turn, at least and at most."""
+INTERRUPTED = (72, 130)
+"""Exit codes after SIGINT: of libFuzzer, of atheris."""
 START_S = 120
 """What a process may take beyond its time."""
 
@@ -58,7 +60,7 @@ def run_slice(target: str, seconds: int, folder: Path) -> Slice:
     coverage, corpus = (re.findall(r"cov: (\d+) ft: \d+ corp: (\d+)/", text) or [("?", "?")])[-1]
     inputs = re.findall(r"stat::number_of_executed_units: +(\d+)", text) or re.findall(r"^#(\d+)\t", text, re.MULTILINE)
     broke = sorted(_broke(folder) - before)
-    if done.returncode and not broke:
+    if done.returncode not in (0, *INTERRUPTED) and not broke:
         raise RuntimeError(f"{' '.join(command)} exited {done.returncode}:\n{text[-3000:]}")
     return Slice(target, int(inputs[-1]) if inputs else 0, time.monotonic() - begin, coverage, corpus, broke, text)
 
@@ -88,8 +90,12 @@ class Campaign:
         """Until the time is over, or every target is broken."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self._jobs) as pool:
-            for worker in [pool.submit(self._work) for _ in range(self._jobs)]:
-                worker.result()
+            workers = [pool.submit(self._work) for _ in range(self._jobs)]
+            try:
+                for worker in workers:
+                    worker.result()
+            finally:
+                self.end = 0.0  # Ctrl-C, or a worker that failed: the others end with their slice
 
     def _work(self) -> None:
         while True:
@@ -170,7 +176,10 @@ def main() -> int:
         if not HAS_ATHERIS:
             print("atheris is not installed: blind mutations of the corpus instead, without coverage", flush=True)
         campaign = Campaign(names, args.minutes * 60, min(args.jobs, len(names)), args.folder.resolve())
-        campaign.run()
+        try:
+            campaign.run()
+        except KeyboardInterrupt:
+            print("interrupted")
         total = sum(campaign.counts.values())
         print(f"{total:,} inputs so far, with those of earlier runs; {len(campaign.broken)} targets broken")
         return 1 if campaign.broken else 0
