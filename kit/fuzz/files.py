@@ -79,6 +79,14 @@ def check_config(config: Config) -> None:
         assert secret not in repr(config) and secret not in str(config.cluster)
 
 
+def parse_key(pem: bytes) -> certificates.Key:
+    """A node's or client's key."""
+    try:
+        return certificates.load_key(pem)
+    except ValueError as error:
+        raise errors.Refused(str(error)) from None
+
+
 def parse_certificate(der: bytes) -> certificates.Bearer:
     """A peer's certificate."""
     try:

@@ -14,6 +14,7 @@ from p2pfs.core.cid import CID
 from p2pfs.core.member import Member
 from p2pfs.core.pins import Pin
 from p2pfs.errors import Malformed, ProtocolError, UsageError
+from p2pfs.net import certificates
 from p2pfs.node.health import Checkup
 from p2pfs.node.hello import parse_hello
 from p2pfs.node.storing import OPTIONS
@@ -62,6 +63,7 @@ TARGETS: dict[str, Target] = {target.name: target for target in (
     Target("car", content.parse_car, (Malformed,), content.check_car, _CAR),
     Target("chunks", content.cut, (), content.check_cut, max_bytes=1024),
     # files, and who shows a certificate
+    Target("key", files.parse_key, (errors.Refused,), certificates.public_bytes, ("-----BEGIN ", "-----END "), 1024),
     Target("journal", files.parse_journal, (Malformed,), files.check_journal, (*Pin._fields, "meta", *_JSON)),
     Target("members", files.parse_roster, (), files.check_roster, (*Member._fields, *_JSON)),
     Target("config", files.parse_config, (errors.ConfigError,), files.check_config,

@@ -20,7 +20,7 @@ CHANGES = "mkdir,mkdirat,rmdir,rename,renameat,renameat2,link,linkat,symlink,sym
           "mknod,mknodat,chmod,fchmodat,chown,lchown,fchownat,utimensat,setxattr,lsetxattr,bind,mount"
 STRACE = ["strace", "-D", "-f", "-y", "-q", "-s", "4096", "-e", f"trace={OPENS},{CHANGES}", "-e", "signal=none"]
 WRITING = re.compile(r"O_(WRONLY|RDWR|CREAT|TRUNC|APPEND|TMPFILE)")
-EXIT = re.compile(r"^\d+ +\+\+\+ (exited|killed)", re.MULTILINE)
+EXIT = r"(?m)^{} +\+\+\+ (exited|killed)"
 CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += ", re.MULTILINE)
 PATH = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 NOT_FILES = re.compile(r"/dev/(null|urandom)|/proc/(self|thread-self|\d+)/.*|anon_inode:.*|pipe:.*|socket:.*")
@@ -52,7 +52,8 @@ def unfinished_joined(text: str) -> str:
 
 def written(trace: Path, cwd: Path) -> set[Path]:
     """Every path that was opened for writing, made, renamed, changed or removed, or tried to be."""
-    wait_until(lambda: EXIT.search(trace.read_text()), 30, "the trace is complete")
+    process = trace.read_text().split(maxsplit=1)[0]
+    wait_until(lambda: re.search(EXIT.format(process), trace.read_text()), 30, "the trace is complete")
     paths = set()
     for name, arguments in CALL.findall(unfinished_joined(trace.read_text())):
         if name in OPENS.split(",") and name != "creat" and not WRITING.search(arguments):
