@@ -168,8 +168,9 @@ def parse_answer(data: bytes) -> Any:
 
 def check_answer(answer: Any) -> None:
     """Its JSON is read as the same; whatever is in it can be printed."""
-    text = wire.dump_json(parsing.plain(answer))
-    assert parsing.parse_line(type(answer), text) == answer
+    row = parsing.plain(answer)
+    assert parsing.parse_line(type(answer), wire.dump_json(row)) == answer
+    assert json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape")
 
 
 class _NoPins:
