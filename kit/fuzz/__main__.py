@@ -51,7 +51,7 @@ class Slice(NamedTuple):
 
 def run_slice(target: str, seconds: int, folder: Path) -> Slice:
     """Search one target in a process of its own."""
-    before, begin = _broke(folder), time.monotonic()
+    begin = time.monotonic()
     command = [sys.executable, "-m", "kit.fuzz.guided", target, str(seconds), str(folder)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=seconds + START_S, check=False,
@@ -59,14 +59,10 @@ def run_slice(target: str, seconds: int, folder: Path) -> Slice:
     text = done.stdout + done.stderr
     coverage, corpus = (re.findall(r"cov: (\d+) ft: \d+ corp: (\d+)/", text) or [("?", "?")])[-1]
     inputs = re.findall(r"stat::number_of_executed_units: +(\d+)", text) or re.findall(r"^#(\d+)\t", text, re.MULTILINE)
-    broke = sorted(_broke(folder) - before)
+    broke = [Path(path) for path in re.findall(r"Test unit written to (.+)", text)]
     if done.returncode not in (0, *INTERRUPTED) and not broke:
         raise RuntimeError(f"{' '.join(command)} exited {done.returncode}:\n{text[-3000:]}")
     return Slice(target, int(inputs[-1]) if inputs else 0, time.monotonic() - begin, coverage, corpus, broke, text)
-
-
-def _broke(folder: Path) -> set[Path]:
-    return {path for kind in ("crash", "timeout", "oom") for path in folder.glob(f"{kind}-*")}
 
 
 class Campaign:

@@ -86,8 +86,10 @@ def mutate(target: Target, seconds: int, folder: Path) -> None:
                 one(data)
             except BaseException:  # noqa: BLE001  # whatever it is, it is what is looked for
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / f"crash-{hashlib.sha1(data).hexdigest()}").write_bytes(data)
+                path = folder / f"crash-{hashlib.sha1(data).hexdigest()}"
+                path.write_bytes(data)
                 traceback.print_exc()
+                print(f"\nTest unit written to {path}", file=sys.stderr)  # as libFuzzer says it
                 raise SystemExit(1) from None
             count += 1
             if not count % 256 and time.monotonic() > end:

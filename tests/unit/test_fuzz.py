@@ -5,7 +5,10 @@ The searching that is guided by coverage is `make fuzz` (docs/FUZZING.md).
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -102,3 +105,13 @@ def test_an_input_that_breaks_a_promise_is_kept(tmp_path: Path, monkeypatch: pyt
         guided.mutate(broken, 60, tmp_path)
     (path,) = tmp_path.glob("crash-*")
     assert b"%" in path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(320)
+def test_the_command_counts_what_it_tried(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kit.fuzz", "--minutes=0.1", f"--folder={tmp_path}", "varint", "cid"]
+    done = subprocess.run(command, cwd=CORPUS.parents[1], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert set(counts) == {"varint", "cid"} and min(counts.values()) > 1000
