@@ -59,7 +59,7 @@ def run_slice(target: str, seconds: int, folder: Path) -> Slice:
     text = done.stdout + done.stderr
     coverage, corpus = (re.findall(r"cov: (\d+) ft: \d+ corp: (\d+)/", text) or [("?", "?")])[-1]
     inputs = re.findall(r"stat::number_of_executed_units: +(\d+)", text) or re.findall(r"^#(\d+)\t", text, re.MULTILINE)
-    broke = [Path(path) for path in re.findall(r"Test unit written to (.+)", text)]
+    broke = [Path(path) for path in re.findall(r"Test unit written to (.*/(?:crash|timeout|oom)-.+)", text)]
     if done.returncode not in (0, *INTERRUPTED) and not broke:
         raise RuntimeError(f"{' '.join(command)} exited {done.returncode}:\n{text[-3000:]}")
     return Slice(target, int(inputs[-1]) if inputs else 0, time.monotonic() - begin, coverage, corpus, broke, text)

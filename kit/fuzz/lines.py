@@ -17,8 +17,10 @@ from p2pfs.net.stream import Limits, Stream
 from p2pfs.net.tls import Party
 
 KINDS = ("member", "client", "local")
-_MOST_SENT = 32 * 1024
-"""Fits into a socket's buffer, and so does what is answered: nobody has to read meanwhile."""
+_MOST_SENT, _MOST_LINES = 32 * 1024, 100
+"""Fits into a socket's buffer, and so do as many answers: nobody has to read meanwhile."""
+_BUFFER_BYTES = 1 << 20
+"""A socket waits when a quarter of it is taken, and the shortest answer takes 768 of them."""
 _BLOCK = CID(RAW, multihash(SHA2_256, b""))
 _LIMITS = Limits()._replace(linger_s=0.0)
 
@@ -94,10 +96,12 @@ def _spawn(name: str, fn: object, *args: object) -> object:
 
 def serve(data: bytes) -> Talk:
     """A server's words to a member, a client or the control socket (by the first byte) that sends the rest."""
-    kind, sent = KINDS[data[0] % len(KINDS)] if data else KINDS[0], data[1:_MOST_SENT]
+    kind = KINDS[data[0] % len(KINDS)] if data else KINDS[0]
+    sent = b"".join(data[1:_MOST_SENT].splitlines(keepends=True)[:_MOST_LINES])
     server = Server(_spawn, lambda count: _NoWait(), _LIMITS)
     server._handlers = dict.fromkeys(wire.VERBS, _answer)
     ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
     with ours:
         ours.sendall(sent)
         ours.shutdown(socket.SHUT_WR)
