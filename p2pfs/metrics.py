@@ -17,6 +17,9 @@ def _gauge(name: str, help: str, *labels: str) -> Gauge:
 
 
 CONNECTIONS = _gauge("connections", "Connections that this node accepted and that are open")
+CONNECTIONS_REFUSED = _counter(
+    "refused_connections", "Connections that this node closed before it served them, by docs/LIMITS.md", "why"
+)
 REQUESTS = _counter("requests", "Requests answered, by verb and by OK or the error's token", "verb", "outcome")
 GREENLET_FAILURES = _counter("greenlet_failures", "Exceptions that reached the top of a greenlet or a worker's step")
 BLOCKS_WRITTEN = _counter("blocks_written", "Blocks made durable on this node's disk")
