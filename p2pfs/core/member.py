@@ -17,8 +17,12 @@ from p2pfs import errors
 STATES = ("alive", "suspect", "dead", "left")
 """In rising precedence, within one incarnation."""
 MAX_INCARNATION = 2**53 - 1
-MAX_ROWS = 4096
-"""Rows of one message that are read."""
+MAX_ROWS = 1024
+"""Rows of one message that are read, and of the table."""
+MAX_NEWS = 64
+"""Rows of a PING that are read."""
+MAX_CAPACITY = 10_000.0
+"""As `[node] capacity` allows it: who claimed more would own everything."""
 _ID = re.compile(r"[0-9A-Za-z._-]{1,128}")
 _ADDRESS = re.compile(
     r"(?:\[[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,16})?\]|[0-9A-Za-z._-]{1,253}):([0-9]{1,5})"
@@ -93,11 +97,11 @@ def news_to_wire(me: Member, rows: Iterable[Member]) -> dict[str, Any]:
     return {"from": me.to_wire(), "rows": [row.to_wire() for row in rows]}
 
 
-def news_from_wire(value: object) -> tuple[Member, list[Member]]:
+def news_from_wire(value: object, most: int = MAX_ROWS) -> tuple[Member, list[Member]]:
     """The sender's own row, and the other rows. Raises ProtocolError."""
     rows = value.get("rows") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(rows, list) or len(rows) > MAX_ROWS:
-        raise errors.ProtocolError(f"membership news are a sender and a list of at most {MAX_ROWS} rows")
+    if not isinstance(value, dict) or not isinstance(rows, list) or len(rows) > most:
+        raise errors.ProtocolError(f"membership news are a sender and a list of at most {most} rows")
     return Member.from_wire(value.get("from")), [Member.from_wire(row) for row in rows]
 
 
@@ -146,7 +150,7 @@ def _number(field: str, value: object) -> int:
 
 
 def _weight(field: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e18:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_CAPACITY:
         raise _bad(field, value)
     return float(value)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from p2pfs import errors, metrics
+from p2pfs.core.pace import Pace
 from p2pfs.net.tls import Party
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,13 @@ SHARE_OF_ADDRESS = 2
 """One address has at most one part in so many of `[node] max_connections`."""
 HOSTS = 4096
 """Addresses that are remembered at once."""
+MESSAGES_PER_S = 512 * 1024
+"""Bytes of messages a second that one member, or the clients at one address, may have worked at: some percent of a
+core. What comes faster waits in its connection; blocks do not count."""
+MESSAGES_AT_ONCE = 4 * 1024 * 1024
+"""Bytes of messages that go at once after a rest."""
+REQUEST_BYTES = 4096
+"""What a request counts for, beside its body."""
 LOG_S = 10.0
 """Between two log lines about one address."""
 V6_NETWORK = 64
@@ -79,6 +87,7 @@ class Doorman:
         self._strangers: dict[Stranger, None] = {}  # the one that came first stands first
         self._hosts: collections.OrderedDict[str, _Host] = collections.OrderedDict()
         self._guests: collections.Counter[str] = collections.Counter()
+        self._paces: collections.OrderedDict[str, Pace] = collections.OrderedDict()
 
     # --- strangers -----------------------------------------------------------------------------------
 
@@ -139,7 +148,7 @@ class Doorman:
         rooms = (
             _Room("full", "this node", self._max_guests),
             _Room("address", host, max(1, self._max_guests // SHARE_OF_ADDRESS)),
-            _Room("member", f"member {party.id}" if party.id else f"a client at {host}", CONNECTIONS_PER_MEMBER),
+            _Room("member", who(party), CONNECTIONS_PER_MEMBER),
         )
         with self._guard:
             full = next((room for room in rooms if self._guests[room.whose] >= room.most), None)
@@ -157,6 +166,18 @@ class Doorman:
                     self._guests[room.whose] -= 1
                     if not self._guests[room.whose]:
                         del self._guests[room.whose]
+
+    def charge(self, party: Party, size: int) -> float:
+        """One more message of that many bytes; how many seconds it has to wait."""
+        whose, now = who(party), self._clock()
+        with self._guard:
+            pace = self._paces.get(whose)
+            if pace is None:
+                pace = self._paces[whose] = Pace(MESSAGES_PER_S, MESSAGES_AT_ONCE)
+                if len(self._paces) > HOSTS:
+                    self._paces.popitem(last=False)
+            self._paces.move_to_end(whose)
+            return pace.reserve(now, size)
 
     # --- telling -------------------------------------------------------------------------------------
 
@@ -179,6 +200,11 @@ class _Room(NamedTuple):
     kind: str
     whose: str
     most: int
+
+
+def who(party: Party) -> str:
+    """Whom a connection counts for: a member wherever it is, or all clients at one address."""
+    return f"member {party.id}" if party.id else f"a client at {host_of(party.address.rpartition(':')[0].strip('[]'))}"
 
 
 def host_of(address: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from p2pfs import errors, metrics
 from p2pfs.core import wire
 from p2pfs.core.wire import Line
-from p2pfs.net import listen, tls
+from p2pfs.net import doorman, listen, tls
 from p2pfs.net.doorman import Doorman, Stranger
 from p2pfs.net.session import Session
 from p2pfs.net.stream import Limits, Stream
@@ -33,6 +33,11 @@ CONTROL_SLOTS = 128
 """Connections to the control socket; counted apart, so that an operator gets in when the node is full of peers."""
 ACCEPT_PAUSE_S = 0.1
 MAX_ACCEPT_PAUSE_S = 5.0
+MESSAGE_SHARES = {"HAVE": 8, "DISCARD": 1}
+"""Verbs beside those of control that count as messages (`doorman.MESSAGES_PER_S`), and how many of their bytes count as
+one: what they cost for each byte."""
+ANSWER_SHARE = 4
+"""The same, for the answer to a message."""
 REFUSING_S = 0.002
 """How long connections are refused without a pause; then for twice as long nothing is: a flood costs a third of a
 core at most, and what is refused slower fills the queue in which friends wait, too."""
@@ -216,7 +221,7 @@ class Server:
             verb = line.verb.name
             session.unread_bytes = line.length
             self._check_door(session, line)
-            self._handlers[verb](session, line)
+            self._handle(session, line)
             if not session.has_replied:
                 raise RuntimeError(f"the handler of {verb} gave no answer")
             return not session.unread_bytes
@@ -246,6 +251,16 @@ class Server:
             return False
         stream.skip(session.unread_bytes)
         return True
+
+    def _handle(self, session: Session, line: Line) -> None:
+        """Have the request answered; a message that comes too fast after others of the same member waits before."""
+        party, name = session.party, line.verb.name
+        share = MESSAGE_SHARES.get(name, 1 if line.verb.is_control else 0) if party.kind == "member" else 0
+        if share and (wait_s := self._doorman.charge(party, doorman.REQUEST_BYTES + line.length // share)) > 0:
+            time.sleep(wait_s)
+        self._handlers[name](session, line)
+        if share:
+            self._doorman.charge(party, session.sent_bytes // ANSWER_SHARE)
 
     def _check_door(self, session: Session, line: Line) -> None:
         verb, kind = line.verb, session.party.kind

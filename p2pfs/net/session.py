@@ -23,11 +23,14 @@ class Session:
         self.has_replied = False
         self.is_busy = False
         """A request is being answered."""
+        self.sent_bytes = 0
+        """Of the answer, so far."""
 
     def begin(self) -> None:
         """Before the next request; for the server."""
         self.unread_bytes = 0
         self.has_replied = False
+        self.sent_bytes = 0
 
     def body(self) -> bytes:
         """The request's message body."""
@@ -66,10 +69,13 @@ class Session:
 
     def part(self, *pieces: bytes | memoryview) -> None:
         """Send one PART made of these pieces."""
-        self._stream.send(wire.format_part(sum(map(len, pieces))), *pieces)
+        size = sum(map(len, pieces))
+        self.sent_bytes += size
+        self._stream.send(wire.format_part(size), *pieces)
 
     def reply(self, data: bytes | memoryview = b"") -> None:
         """Send the last line: the request was done."""
         # Before the sending: a failure in the middle must not be followed by an ERR line.
         self.has_replied = True
+        self.sent_bytes += len(data)
         self._stream.send(wire.format_ok(len(data)), data)

@@ -93,7 +93,7 @@ def peer_rows(services: Services) -> Iterator[dict[str, Any]]:
     """One row a member, by name."""
     cluster = services.cluster
     since = time.time() - time.monotonic()
-    for member, _, seen, rtt_s in sorted(cluster.membership.known(), key=lambda known: known.member.name):
+    for member, _, seen, rtt_s, _ in sorted(cluster.membership.known(), key=lambda known: known.member.name):
         is_self = member.id == cluster.id
         peer = cluster.peers.known(member.id)
         yield {

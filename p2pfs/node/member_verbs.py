@@ -6,15 +6,22 @@ import time
 
 from p2pfs import errors, green
 from p2pfs.core import batches, wire
-from p2pfs.core.pins import BUCKETS, Pin, split_digests
+from p2pfs.core.pins import BUCKETS, split_digests
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node.peers import HAVE_BATCH
 from p2pfs.node.pinning import BATCH, format_digests
 from p2pfs.node.services import Services
 
+HAVE_MOST = 4096
+"""CIDs of one HAVE or DISCARD."""
 BUFFER_WAIT_S = 10.0
 """How long a PUT or GET waits for a buffer: longer than a full queue of disk jobs, shorter than its caller."""
+
+
+def member_id(session: Session) -> str:
+    """Who calls, as TLS proved it: these verbs are for members."""
+    assert session.party.id is not None, "the door is checked before"
+    return session.party.id
 
 
 def hello(services: Services, session: Session, line: Line) -> None:
@@ -33,7 +40,7 @@ def hello(services: Services, session: Session, line: Line) -> None:
 
 def ping(services: Services, session: Session, line: Line) -> None:
     """PING: take the caller's news, give ours."""
-    caller = services.gossip.hear(session.body())
+    caller = services.gossip.hear(session.body(), member_id(session))
     session.reply(services.gossip.say_news(caller))
 
 
@@ -51,13 +58,13 @@ def pingreq(services: Services, session: Session, line: Line) -> None:
 
 def members(services: Services, session: Session, line: Line) -> None:
     """MEMBERS: merge the caller's table, give ours."""
-    services.gossip.hear(session.body())
+    services.gossip.hear_all(session.body(), member_id(session))
     session.reply(services.gossip.say_all())
 
 
 def have(services: Services, session: Session, line: Line) -> None:
     """HAVE: one character a block."""
-    cids = batches.unpack_cids(session.body(), HAVE_BATCH * 4)
+    cids = batches.unpack_cids(session.body(), HAVE_MOST)
     found = services.local.have([cid.multihash for cid in cids], renew=line.args[0] == "renew")
     session.reply(bytes(b"01"[flag] for flag in found))
 
@@ -103,10 +110,13 @@ def discard(services: Services, session: Session, line: Line) -> None:
 
 def pin(services: Services, session: Session, line: Line) -> None:
     """PIN: merge catalog records, durably."""
-    records = [Pin.from_wire(row) for row in wire.parse_json(session.body(), list)]
-    refused = sum(map(services.pinning.is_refused, records))
-    changed = services.pinning.merge(records)
-    session.reply(wire.dump_json({"changed": len(changed), "refused": refused}))
+    pinning = services.pinning
+    records = pinning.read(session.body())
+    refused = sum(map(pinning.is_refused, records))
+    left_out = pinning.catalog.left_out
+    changed = pinning.merge(records)
+    full = pinning.catalog.left_out - left_out
+    session.reply(wire.dump_json({"changed": len(changed), "refused": refused, "full": full}))
 
 
 def digests(services: Services, session: Session, line: Line) -> None:

@@ -268,7 +268,11 @@ class Peers:
     def dial(self, address: str) -> tuple[Connection, Hello]:
         """A connection to whoever is at this address; the caller closes it. Raises P2pfsError."""
         connection = connect(address, self._context(), CONNECT_S, None)
-        return connection, hello(connection, self.caller)
+        answer = hello(connection, self.caller)
+        if (proven := connection.peer_id()) != answer.id:
+            connection.close()
+            raise errors.IdentityRefused(f"{address} says that it is {answer.id}, its certificate that it is {proven}")
+        return connection, answer
 
     def meet(self, address: str) -> Hello:
         """Who is at this address? Raises P2pfsError."""
@@ -281,6 +285,11 @@ class Peers:
         peer = self._peers.get(id)
         if peer:
             peer.sever()
+
+    def forget(self, id: str) -> None:
+        """As `drop`, and remember nothing of it."""
+        self.drop(id)
+        self._peers.pop(id, None)
 
     def close(self) -> None:
         """Close all."""

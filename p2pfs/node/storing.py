@@ -75,6 +75,7 @@ def running(session: Session, ingest: Ingest) -> Iterator[None]:
 def store(services: Services, session: Session, line: Line) -> None:
     """STORE: build and place the tree, then pin its root."""
     options = read_options(session.body())
+    services.pinning.check_room()
     ingest = new_ingest(services, options)
     with running(session, ingest):
         link, sha256 = Tree(session, ingest, services.paced_buffers).read()
@@ -211,6 +212,7 @@ class Parts:
 def import_car(services: Services, session: Session, line: Line) -> None:
     """IMPORT: every verified block to its owners, then a pin for each root whose whole DAG is there."""
     options = read_options(session.body())
+    services.pinning.check_room()
     ingest = new_ingest(services, options)
     with running(session, ingest):
         parts = Parts(session)

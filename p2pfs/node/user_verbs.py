@@ -135,9 +135,9 @@ def unpin(services: Services, session: Session, line: Line) -> None:
         removed = services.pinning.run(services.pinning.catalog.find_cid, found.cid)
     if not removed:
         raise errors.NotFound(f"{found.cid} is not pinned")
-    services.pinning.publish([
+    services.pinning.publish(services.pinning.over(
         pin._replace(removed=True, stamp=services.pinning.stamp(), origin=services.cluster.id) for pin in removed
-    ])
+    ))
     session.reply(wire.dump_json({"removed": [{"cid": str(pin.cid), "name": pin.name} for pin in removed]}))
 
 
