@@ -8,6 +8,7 @@ import stat
 from p2pfs import errors
 from p2pfs.core import wire
 from p2pfs.core.wire import Line
+from p2pfs.net import doorman
 from p2pfs.net.stream import Stream
 from p2pfs.net.tls import Party
 
@@ -25,6 +26,11 @@ class Session:
         """A request is being answered."""
         self.sent_bytes = 0
         """Of the answer, so far."""
+
+    @property
+    def whose(self) -> str | None:
+        """Whom its share of the node's room counts for; None: who may open the control socket has no limit."""
+        return None if self.party.kind == "local" else doorman.who(self.party)
 
     def begin(self) -> None:
         """Before the next request; for the server."""

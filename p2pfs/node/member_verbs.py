@@ -71,7 +71,7 @@ def have(services: Services, session: Session, line: Line) -> None:
 
 def put(services: Services, session: Session, line: Line) -> None:
     """PUT: a block from the socket into a buffer, from the buffer durably to the disk."""
-    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
+    with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
         session.body_into(data)
         token = services.local.put(line.args[0].multihash, data)
     session.reply(batches.format_outcome(token))
@@ -79,7 +79,7 @@ def put(services: Services, session: Session, line: Line) -> None:
 
 def get(services: Services, session: Session, line: Line) -> None:
     """GET: a verified block."""
-    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view:
+    with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view:
         length = services.local.read(line.args[0].multihash, view)
         with view[:length] as data:
             session.reply(data)
@@ -87,7 +87,7 @@ def get(services: Services, session: Session, line: Line) -> None:
 
 def puts(services: Services, session: Session, line: Line) -> None:
     """PUTS: as PUT for several small blocks, which wait for the disk together."""
-    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
+    with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
         session.body_into(data)
         blocks = [(cid.multihash, block) for cid, block in batches.unpack(data)]
         outcomes = services.local.put_many(blocks)
@@ -97,7 +97,7 @@ def puts(services: Services, session: Session, line: Line) -> None:
 def gets(services: Services, session: Session, line: Line) -> None:
     """GETS: the verified small blocks that are here; those that are not, or do not fit any more, are left out."""
     cids = batches.unpack_cids(session.body(), batches.MOST)
-    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view:
+    with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view:
         found = services.local.read_small([cid.multihash for cid in cids], view)
     session.reply(batches.pack((cid, data) for cid, data in zip(cids, found, strict=True) if isinstance(data, bytes)))
 
