@@ -27,8 +27,8 @@ STRANGERS = 256
 """Connections that are not authenticated yet."""
 STRANGERS_PER_HOST = 32
 """Of them, those from one address."""
-HANDSHAKES_PER_S = 50.0
-"""New connections from one address a second; more are closed at once. A handshake costs about a millisecond."""
+HANDSHAKES_PER_S = 20.0
+"""New connections from one address a second; more are closed at once. A handshake costs some 3 ms of CPU."""
 HANDSHAKES_AT_ONCE = 250
 """New connections from one address that may come at once after a rest."""
 CONNECTIONS_PER_MEMBER = 32
@@ -40,7 +40,7 @@ HOSTS = 4096
 MESSAGES_PER_S = 512 * 1024
 """Bytes of messages a second that one member, or the clients at one address, may have worked at: some percent of a
 core. What comes faster waits in its connection; blocks do not count."""
-MESSAGES_AT_ONCE = 4 * 1024 * 1024
+MESSAGES_AT_ONCE = 2 * 1024 * 1024
 """Bytes of messages that go at once after a rest."""
 REQUEST_BYTES = 4096
 """What a request counts for, beside its body."""
@@ -167,7 +167,7 @@ class Doorman:
                     if not self._guests[room.whose]:
                         del self._guests[room.whose]
 
-    def charge(self, party: Party, size: int) -> float:
+    def charge(self, party: Party, size: float) -> float:
         """One more message of that many bytes; how many seconds it has to wait."""
         whose, now = who(party), self._clock()
         with self._guard:
@@ -177,7 +177,7 @@ class Doorman:
                 if len(self._paces) > HOSTS:
                     self._paces.popitem(last=False)
             self._paces.move_to_end(whose)
-            return pace.reserve(now, size)
+            return pace.reserve(now, int(size))
 
     # --- telling -------------------------------------------------------------------------------------
 

@@ -33,10 +33,10 @@ CONTROL_SLOTS = 128
 """Connections to the control socket; counted apart, so that an operator gets in when the node is full of peers."""
 ACCEPT_PAUSE_S = 0.1
 MAX_ACCEPT_PAUSE_S = 5.0
-MESSAGE_SHARES = {"HAVE": 8, "DISCARD": 1}
-"""Verbs beside those of control that count as messages (`doorman.MESSAGES_PER_S`), and how many of their bytes count as
-one: what they cost for each byte."""
-ANSWER_SHARE = 4
+MESSAGE_WEIGHTS = {"HAVE": 1 / 3, "DISCARD": 1.0, "PIN": 2.0}
+"""What a byte of a message counts for (`doorman.MESSAGES_PER_S`), by what it costs; of another control verb 1,
+of any other verb nothing."""
+ANSWER_WEIGHT = 1 / 4
 """The same, for the answer to a message."""
 REFUSING_S = 0.002
 """How long connections are refused without a pause; then for twice as long nothing is: a flood costs a third of a
@@ -255,12 +255,12 @@ class Server:
     def _handle(self, session: Session, line: Line) -> None:
         """Have the request answered; a message that comes too fast after others of the same member waits before."""
         party, name = session.party, line.verb.name
-        share = MESSAGE_SHARES.get(name, 1 if line.verb.is_control else 0) if party.kind == "member" else 0
-        if share and (wait_s := self._doorman.charge(party, doorman.REQUEST_BYTES + line.length // share)) > 0:
+        weight = MESSAGE_WEIGHTS.get(name, float(line.verb.is_control)) if party.kind == "member" else 0.0
+        if weight and (wait_s := self._doorman.charge(party, doorman.REQUEST_BYTES + weight * line.length)) > 0:
             time.sleep(wait_s)
         self._handlers[name](session, line)
-        if share:
-            self._doorman.charge(party, session.sent_bytes // ANSWER_SHARE)
+        if weight:
+            self._doorman.charge(party, ANSWER_WEIGHT * session.sent_bytes)
 
     def _check_door(self, session: Session, line: Line) -> None:
         verb, kind = line.verb, session.party.kind

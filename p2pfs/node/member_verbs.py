@@ -114,9 +114,9 @@ def pin(services: Services, session: Session, line: Line) -> None:
     records = pinning.read(session.body())
     refused = sum(map(pinning.is_refused, records))
     left_out = pinning.catalog.left_out
-    changed = pinning.merge(records)
+    changed = pinning.take_in(records, member_id(session))
     full = pinning.catalog.left_out - left_out
-    session.reply(wire.dump_json({"changed": len(changed), "refused": refused, "full": full}))
+    session.reply(wire.dump_json({"changed": changed, "refused": refused, "full": full}))
 
 
 def digests(services: Services, session: Session, line: Line) -> None:

@@ -7,6 +7,7 @@ import math
 import random
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -39,8 +40,8 @@ BUCKET_BYTES = 32 * 1024 * 1024
 LEFT_OUT_MOST = 10_000
 """A comparison ends after so many records that found no room: they would only come again with the next one."""
 FULL_LOG_S = 60.0
-SLICE = 256
-"""Records of a message that are read before others have their turn: some milliseconds."""
+SLICE = 100
+"""Records of others that are read, or merged, before somebody else has a turn: some milliseconds."""
 JOURNAL_S = 5.0
 """How often to look whether the journal wants to be written anew."""
 JOURNAL_RETRY_S = 60.0
@@ -72,6 +73,7 @@ class Pinning:
         self._soon: set[str] = set()
         self._wake = green.Event()
         self._full_logged = -math.inf
+        self._turns: weakref.WeakValueDictionary[str, green.Semaphore] = weakref.WeakValueDictionary()
         self.on_change: Callable[[list[Pin]], None] | None = None
         """Called on the hub with the records that a merge changed; must not block."""
 
@@ -137,6 +139,14 @@ class Pinning:
             if self.on_change:
                 self.on_change(changed)
         return changed
+
+    def take_in(self, records: list[Pin], whose: str) -> int:
+        """As `merge`, of a member's records: in slices, and one message of a member at a time. How many changed."""
+        turn = self._turns.get(whose)
+        if turn is None:
+            turn = self._turns[whose] = green.Semaphore(1)
+        with turn:
+            return sum(len(self.merge(records[at : at + SLICE])) for at in range(0, len(records), SLICE))
 
     def _full_text(self) -> str:
         return f"the catalog is full with {self.catalog.max_records} records; see [storage] max_pins"
@@ -267,7 +277,7 @@ class Pinning:
             here, there = self._differences(peer, number)
             left_there = pins.outlived(there, here, compared_ms, ours.purged_ms)
             left_here = pins.outlived(here, there, compared_ms, theirs.purged_ms)
-            self.merge(set(there).difference(left_there))
+            self.take_in(list(set(there).difference(left_there)), id)
             settled, live_there = {*there, *left_here}, {pin.key for pin in there if not pin.removed}
             self._send(peer, [
                 pin for pin in here if pin not in settled
