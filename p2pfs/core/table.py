@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from p2pfs.core.member import MAX_ROWS, Member
+from p2pfs.core.member import MAX_DEAD_S, MAX_ROWS, Member
 from p2pfs.core.suspicion import Suspicion
 
 
@@ -120,7 +120,7 @@ class Table:
         """The row as it is told to others: with the time that its member is dead by now."""
         if row.state != "dead":
             return row
-        return row._replace(dead_s=max(0, int(now - self._entries[row.id].state_since)))
+        return row._replace(dead_s=min(max(0, int(now - self._entries[row.id].state_since)), MAX_DEAD_S))
 
     # --- writing ------------------------------------------------------------------------------------
 

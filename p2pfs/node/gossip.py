@@ -233,10 +233,9 @@ class Gossip:
             answer = self.cluster.peers.get(partner).call(
                 "probe", lambda connection: connection.request("MEMBERS", body=body), MESSAGE_S
             )
+            self.hear_all(answer, partner.id)
         except errors.P2pfsError as error:
-            log.debug("exchange with %s: %s", partner.name, error)
-            return
-        self.hear_all(answer, partner.id)
+            log.warning("exchange with %s: %s", partner.name, error)
 
     # --- first contact -------------------------------------------------------------------------------
 

@@ -429,6 +429,18 @@ def test_the_dead_that_were_never_met_fill_a_half_and_own_nothing() -> None:
     assert sum(one.name.startswith("name-real") for one in membership.members()) == 17, "words give way"
 
 
+@given(st.lists(MEMBERS, max_size=5), st.integers(0, 2**53), st.integers(0, MAX_INCARNATION))
+def test_whatever_is_heard_can_be_told(rows: list[Member], later_s: int, dead_s: int) -> None:
+    """A row that others refuse would keep the whole message from them, and this node out of the cluster."""
+    membership = table(row("a"))
+    heard = [Member.from_wire(one._replace(dead_s=dead_s).to_wire()) for one in rows]
+    for source in ("", "a", *(one.id for one in heard)):
+        membership.merge(0.0, heard, source)
+    membership.tick(float(later_s))
+    for one in [*membership.snapshot(), *membership.updates(100, "a")]:
+        assert Member.from_wire(one.to_wire()) == one
+
+
 def test_nobody_was_dead_when_it_was_seen_here() -> None:
     membership = table(row("a"), row("evil"))
     membership.merge(50.0, [], "a")

@@ -13,12 +13,13 @@ import pytest
 from p2pfs import errors, metrics
 from p2pfs.core.wire import Line
 from p2pfs.net import doorman as doorman_module
+from p2pfs.net import server as server_module
 from p2pfs.net import tls
 from p2pfs.net.connection import Connection, connect
 from p2pfs.net.doorman import Doorman, host_of
 from p2pfs.net.server import Session
 from p2pfs.net.tls import Party
-from tests.sockets import Material, Running, material, read_all, running
+from tests.sockets import Material, Running, Task, material, read_all, running
 
 MEMBER = "a" * 32
 
@@ -115,6 +116,49 @@ def test_a_flood_makes_a_line_of_the_log_now_and_then(
         with node.raw() as sock:
             assert read_all(sock) == b""
     assert len([record for record in caplog.records if "connections a second" in record.message]) == 1
+
+
+def test_messages_of_one_member_wait_and_those_of_others_do_not(
+    node: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(server_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(doorman_module, "MESSAGES_AT_ONCE", 100_000)
+
+    def answer(session: Session, line: Line) -> None:
+        session.body()
+        session.reply(bytes(40_000))
+
+    node.server._handlers.update(PIN=answer, PUTS=answer)
+    greedy, friend = material(tmp_path / "greedy"), material(tmp_path / "friend")
+    with contextlib.closing(ask(node, greedy)) as one, contextlib.closing(ask(node, friend)) as other:
+        for _ in range(5):
+            one.request("PUTS", body=bytes(100_000))
+        assert not pauses, "blocks are no messages"
+        one.request("PIN", body=bytes(60_000))
+        one.request("PIN", body=b"")
+        expected = (2 * 60_000 + 40_000 / 4 + doorman_module.REQUEST_BYTES - 100_000) / doorman_module.MESSAGES_PER_S
+        assert pauses == [pytest.approx(expected, rel=0.1)]
+        with contextlib.closing(ask(node, greedy)) as another:
+            another.request("PIN", body=b"")
+        assert len(pauses) == 2, "on whatever connection"
+        other.request("PIN", body=b"")
+        assert len(pauses) == 2
+
+
+def test_a_crowd_at_the_control_socket_is_served_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server_module, "CONTROL_SLOTS", 2)
+    with running(tmp_path, {"STATUS": status}) as node, contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(contextlib.closing(node.local())) for _ in range(6)]
+        for connection in crowd[:2]:
+            assert connection.request("STATUS") == b"local"
+        late = Task(crowd[2].request, "STATUS")
+        assert len(node.server._sessions) == 2
+        for connection in crowd[:2]:
+            connection.close()
+        assert late.result() == b"local"
 
 
 # --- the doorman by itself ---------------------------------------------------------------------------
