@@ -25,21 +25,21 @@ log = logging.getLogger(__name__)
 
 STRANGERS = 256
 """Connections that are not authenticated yet."""
-STRANGERS_PER_HOST = 32
-"""Of them, those from one address."""
+STRANGERS_PER_HOST = 64
+"""Of them, those from one address: as many friends behind one router may begin at the same moment."""
 HANDSHAKES_PER_S = 20.0
 """New connections from one address a second; more are closed at once. A handshake costs some 3 ms of CPU."""
 HANDSHAKES_AT_ONCE = 250
 """New connections from one address that may come at once after a rest."""
 CONNECTIONS_PER_MEMBER = 32
-"""Of one member, or with one client's certificate from one address; a member that is well has 7."""
+"""Of one member, or of all clients at one address; a member that is well has 7."""
 SHARE_OF_ADDRESS = 2
 """One address has at most one part in so many of `[node] max_connections`."""
 HOSTS = 4096
 """Addresses that are remembered at once."""
 MESSAGES_PER_S = 512 * 1024
-"""Bytes of messages a second that one member, or the clients at one address, may have worked at: some percent of a
-core. What comes faster waits in its connection; blocks do not count."""
+"""Bytes of messages a second that one member may have worked at: some percent of a core. What comes faster waits in its
+connection; blocks do not count."""
 MESSAGES_AT_ONCE = 2 * 1024 * 1024
 """Bytes of messages that go at once after a rest."""
 REQUEST_BYTES = 4096
@@ -47,7 +47,7 @@ REQUEST_BYTES = 4096
 LOG_S = 10.0
 """Between two log lines about one address."""
 V6_NETWORK = 64
-"""Bits of an IPv6 address that somebody is given as a whole: all below them is one address here."""
+"""Bits of an IPv6 address that somebody is given as a whole: strangers from below them are from one address."""
 
 
 class Stranger:
@@ -144,7 +144,7 @@ class Doorman:
     @contextlib.contextmanager
     def seat(self, party: Party) -> Iterator[None]:
         """Room for an authenticated connection while it is served. Raises Busy when there is none."""
-        host = host_of(party.address.rpartition(":")[0].strip("[]"))
+        host = party.address.rpartition(":")[0]
         rooms = (
             _Room("full", "this node", self._max_guests),
             _Room("address", host, max(1, self._max_guests // SHARE_OF_ADDRESS)),
@@ -156,7 +156,7 @@ class Doorman:
                 self._guests.update(room.whose for room in rooms)
         if full is not None:
             why = f"{full.whose} has {full.most} connections, which is all it may have; see [node] max_connections"
-            self.refuse(full.kind, host, why)
+            self.refuse(full.kind, host.strip("[]"), why)
             raise errors.Busy(why)
         try:
             yield
@@ -167,9 +167,9 @@ class Doorman:
                     if not self._guests[room.whose]:
                         del self._guests[room.whose]
 
-    def charge(self, party: Party, size: float) -> float:
-        """One more message of that many bytes; how many seconds it has to wait."""
-        whose, now = who(party), self._clock()
+    def charge(self, party: Party, kind: str, size: float) -> float:
+        """One more message of that many bytes; how many seconds it has to wait. Each kind is paced for itself."""
+        whose, now = f"{kind} of {who(party)}", self._clock()
         with self._guard:
             pace = self._paces.get(whose)
             if pace is None:
@@ -204,7 +204,7 @@ class _Room(NamedTuple):
 
 def who(party: Party) -> str:
     """Whom a connection counts for: a member wherever it is, or all clients at one address."""
-    return f"member {party.id}" if party.id else f"a client at {host_of(party.address.rpartition(':')[0].strip('[]'))}"
+    return f"member {party.id}" if party.id else f"a client at {party.address.rpartition(':')[0]}"
 
 
 def host_of(address: str) -> str:

@@ -38,6 +38,8 @@ MESSAGE_WEIGHTS = {"HAVE": 1 / 3, "DISCARD": 1.0, "PIN": 2.0}
 of any other verb nothing."""
 ANSWER_WEIGHT = 1 / 4
 """The same, for the answer to a message."""
+PROBES = ("HELLO", "PING", "PINGREQ", "MEMBERS")
+"""Messages that do not wait behind others: who answers a probe late is taken for dead."""
 REFUSING_S = 0.002
 """How long connections are refused without a pause; then for twice as long nothing is: a flood costs a third of a
 core at most, and what is refused slower fills the queue in which friends wait, too."""
@@ -256,11 +258,12 @@ class Server:
         """Have the request answered; a message that comes too fast after others of the same member waits before."""
         party, name = session.party, line.verb.name
         weight = MESSAGE_WEIGHTS.get(name, float(line.verb.is_control)) if party.kind == "member" else 0.0
-        if weight and (wait_s := self._doorman.charge(party, doorman.REQUEST_BYTES + weight * line.length)) > 0:
+        kind, size = "probes" if name in PROBES else "messages", doorman.REQUEST_BYTES + weight * line.length
+        if weight and (wait_s := self._doorman.charge(party, kind, size)) > 0:
             time.sleep(wait_s)
         self._handlers[name](session, line)
         if weight:
-            self._doorman.charge(party, ANSWER_WEIGHT * session.sent_bytes)
+            self._doorman.charge(party, kind, ANSWER_WEIGHT * session.sent_bytes)
 
     def _check_door(self, session: Session, line: Line) -> None:
         verb, kind = line.verb, session.party.kind

@@ -129,7 +129,7 @@ def test_messages_of_one_member_wait_and_those_of_others_do_not(
         session.body()
         session.reply(bytes(40_000))
 
-    node.server._handlers.update(PIN=answer, PUTS=answer)
+    node.server._handlers.update(PIN=answer, PUTS=answer, PING=answer)
     greedy, friend = material(tmp_path / "greedy"), material(tmp_path / "friend")
     with contextlib.closing(ask(node, greedy)) as one, contextlib.closing(ask(node, friend)) as other:
         for _ in range(5):
@@ -143,7 +143,8 @@ def test_messages_of_one_member_wait_and_those_of_others_do_not(
             another.request("PIN", body=b"")
         assert len(pauses) == 2, "on whatever connection"
         other.request("PIN", body=b"")
-        assert len(pauses) == 2
+        one.request("PING", body=b"")
+        assert len(pauses) == 2, "nor do others, or its own probes, wait"
 
 
 def test_a_crowd_at_the_control_socket_is_served_one_after_the_other(
