@@ -8,6 +8,7 @@ from __future__ import annotations
 import filecmp
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def descriptors(node: Node) -> int:
     assert node.process is not None
     return len(os.listdir(f"/proc/{node.process.pid}/fd"))
+
+
+def greenlets(node: Node) -> int:
+    """How many there are, by what the node logs when it is asked what it does."""
+    known = len(node.log())
+    node.signal(signal.SIGUSR1)
+    wait_until(lambda: '<Greenlet "connections/accept-tcp"' in node.log()[known:], 10, "it says what it does")
+    return node.log()[known:].count('<Greenlet "')
 
 
 def refused(node: Node, why: str) -> float:
@@ -107,6 +116,7 @@ def test_others_are_served_under_attack_and_nothing_stays(cluster: Cluster, tmp_
     victim = cluster[0]
     work(cluster, tmp_path, 0)
     before, open_before = descriptors(victim), victim.metric("p2pfs_connections")
+    running_before = greenlets(victim)
     with under_attack(attack, victim.address, victim.options["cluster.secret"]):
         for turn in range(1, 4):
             work(cluster, tmp_path, turn)
@@ -119,6 +129,7 @@ def test_others_are_served_under_attack_and_nothing_stays(cluster: Cluster, tmp_
     few = STRANGERS_PER_HOST // 4
     wait_until(lambda: victim.metric("p2pfs_connections") <= open_before + few, 30, "the connections are over")
     wait_until(lambda: descriptors(victim) <= before + few, 30, "the descriptors are closed")
+    wait_until(lambda: greenlets(victim) <= running_before + few, 30, "the greenlets are over")
     wait_until(lambda: victim.json("status", check=False)[0]["buffers_in_use"] == 0, 30, "the buffers are free")
 
 
