@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from p2pfs.core.member import Member
 
+UNMET_S = 600.0
+"""For how long somebody who could not be reached is remembered: who lives is told of again long before."""
+
 
 class Told(NamedTuple):
     """A row, and who told it."""
@@ -28,6 +31,7 @@ class Hearsay:
         self._most = most
         self._waiting: dict[str, Told] = {}
         self._being_met: dict[str, Told] = {}
+        self._unmet: dict[str, tuple[Told, float]] = {}  # with the time of the last attempt; the oldest first
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._being_met)
@@ -43,7 +47,7 @@ class Hearsay:
             self._waiting[row.id] = Told(row, teller)
 
     def next(self) -> Member | None:
-        """Whom to meet now; `drop` it afterwards, met or not: who lives is told of again."""
+        """Whom to meet now; follow with `met` or `missed`."""
         if not self._waiting:
             return None
         id = next(iter(self._waiting))
@@ -54,7 +58,23 @@ class Hearsay:
         """What is known of a member that is being met."""
         return self._being_met.get(id)
 
-    def drop(self, id: str) -> None:
-        """It is in the table, or could not be reached."""
+    def met(self, id: str) -> None:
+        """It is in the table."""
         self._waiting.pop(id, None)
         self._being_met.pop(id, None)
+        self._unmet.pop(id, None)
+
+    def missed(self, now: float, id: str) -> None:
+        """It could not be reached; it waits to be told of again."""
+        told = self._being_met.pop(id, None)
+        if told is not None:
+            self._unmet.pop(id, None)
+            self._unmet[id] = told, now
+            if len(self._unmet) > self._most:
+                del self._unmet[next(iter(self._unmet))]
+
+    def unmet(self, now: float) -> list[Told]:
+        """Who was told of lately, and is not met: they may exist."""
+        while self._unmet and now - self._unmet[next(iter(self._unmet))][1] > UNMET_S:
+            del self._unmet[next(iter(self._unmet))]
+        return [*self._waiting.values(), *self._being_met.values(), *(told for told, _ in self._unmet.values())]

@@ -26,7 +26,7 @@ from collections.abc import Iterable, MutableSequence, Sequence
 from typing import Any, Protocol, TypeVar
 
 from p2pfs import errors
-from p2pfs.core.hearsay import Hearsay
+from p2pfs.core.hearsay import Hearsay, Told
 from p2pfs.core.member import MAX_INCARNATION, STATES, Member
 from p2pfs.core.news import News
 from p2pfs.core.placement import Candidate
@@ -117,10 +117,14 @@ class Membership:
             for row in (self.me, *others) if row.state != "left" and not row.drains
         ]
 
+    def unmet(self) -> list[Told]:
+        """Members that others told of lately and that were not met: they may exist, and know what this node does not."""
+        return self._hearsay.unmet(self._now)
+
     @property
-    def refused(self) -> int:
-        """Rows refused because the table, or the list of whom to meet, is full."""
-        return self._table.refused + self._hearsay.refused
+    def left_out(self) -> int:
+        """Rows that found no room in the table, since the start."""
+        return self._table.refused
 
     def probe_interval_s(self) -> float:
         """How long to wait before the next probe: longer when this node is slow, short when it has to refute."""
@@ -172,7 +176,6 @@ class Membership:
         """It answered in time."""
         self._advance(now)
         self._probing.discard(id)
-        self._hearsay.drop(id)
         self._health.better()
         self._table.saw(now, id, rtt_s)
 
@@ -192,8 +195,8 @@ class Membership:
         self._advance(now)
         self._probing.discard(id)
         told = self._hearsay.told(id)
-        self._hearsay.drop(id)
         changes = self._take(now, told.row, id) if told else []
+        self._hearsay.met(id)
         self._table.saw(now, id)
         return changes
 
@@ -201,7 +204,7 @@ class Membership:
         """No helper reached it: it is suspect. Helpers that did not even say so speak against ourselves."""
         self._advance(now)
         is_stranger = self._hearsay.told(id) is not None
-        self._hearsay.drop(id)
+        self._hearsay.missed(now, id)
         if id not in self._probing:
             return []
         self._probing.discard(id)
@@ -242,7 +245,8 @@ class Membership:
                 self._table.note_space(row)
             return []
         self._schedule(change, source_id)
-        self._hearsay.drop(row.id)
+        if self._table.is_proven(row.id):
+            self._hearsay.met(row.id)
         if source_id and self._table.is_proven(row.id):
             self._news.replace(row)
         return [change]

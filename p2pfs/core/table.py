@@ -84,7 +84,7 @@ class Table:
         self.reachable: set[str] = set()
         """Ids of those alive or only suspect."""
         self.refused = 0
-        """Rows refused because the table is full."""
+        """Rows that the full table refused, or let go."""
         self._timing = timing
         self._entries: dict[str, _Entry] = {}
         self._timed: set[str] = set()
@@ -166,6 +166,7 @@ class Table:
                 return False
             del self._entries[words]
             self._timed.discard(words)
+            self.refused += 1
         return True
 
     def _adopt(self, now: float, entry: _Entry, row: Member, accuser: str, old: str) -> None:

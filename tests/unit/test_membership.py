@@ -344,7 +344,7 @@ def test_changes_of_this_node_are_newer_rows() -> None:
 def test_a_full_table_refuses_strangers_and_still_hears_of_friends() -> None:
     membership = table(*(row(f"n{number}") for number in range(20)), timing=Timing(max_members=10))
     assert len(membership.members()) == 10
-    assert membership.refused == 11
+    assert membership.left_out == 11
     assert [change.new for change in membership.merge(0.0, [row("n3", "dead")], "n1")] == ["dead"]
 
 
@@ -377,7 +377,8 @@ def test_ten_thousand_ghosts_are_words_and_take_no_place() -> None:
     assert {one.id for one in membership.owners_candidates(0.0, 600)} == {"me", "a", "evil"}
     assert membership.updates(100, "a") == []
     assert len(membership._hearsay) == Timing().max_members
-    assert membership.refused == 10_000 - Timing().max_members
+    assert membership.left_out == 0, "the table itself has room"
+    assert len(membership.unmet()) == Timing().max_members
     assert [change.new for change in membership.merge(0.0, [row("new")], "new")] == ["alive"], "it came itself"
 
 
@@ -396,6 +397,32 @@ def test_who_was_told_of_and_answers_is_a_member() -> None:
     assert membership.next_stranger(0.2) is None
     assert {one.id for one in membership.members()} == {"me", "a", "new"}
     assert len(membership._hearsay) == 0
+    assert [told.row.id for told in membership.unmet()] == ["ghost"], "it may exist: nothing is collected meanwhile"
+    membership.merge(500.0, [row("ghost")], "a")
+    membership.next_stranger(500.0)
+    membership.indirect_failed(500.0, "ghost")
+    membership.tick(1000.0)
+    assert len(membership.unmet()) == 1
+    membership.tick(1200.0)
+    assert membership.unmet() == []
+
+
+def test_who_was_not_reached_and_comes_by_itself_is_met() -> None:
+    membership = table(row("a"))
+    membership.merge(0.0, [row("new")], "a")
+    membership.next_stranger(0.0)
+    membership.indirect_failed(0.5, "new")
+    membership.merge(1.0, [row("new")], "new")
+    assert membership.unmet() == []
+
+
+def test_who_cannot_be_met_is_remembered_within_bounds() -> None:
+    membership = table(row("evil"), timing=Timing(max_members=20))
+    for number in range(100):
+        membership.merge(0.0, ghosts(1, number), "evil")
+        membership.next_stranger(0.0)
+        membership.indirect_failed(0.0, f"ghost{number}")
+    assert len(membership.unmet()) == 20
 
 
 def test_a_helper_can_vouch_for_whom_another_one_told_of() -> None:
@@ -427,6 +454,7 @@ def test_the_dead_that_were_never_met_fill_a_half_and_own_nothing() -> None:
     for number in range(30):
         membership.merge(0.0, [row(f"real{number}")], f"real{number}")
     assert sum(one.name.startswith("name-real") for one in membership.members()) == 17, "words give way"
+    assert membership.left_out > 0
 
 
 @given(st.lists(MEMBERS, max_size=5), st.integers(0, 2**53), st.integers(0, MAX_INCARNATION))
