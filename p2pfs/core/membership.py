@@ -118,7 +118,7 @@ class Membership:
         ]
 
     def unmet(self) -> list[Told]:
-        """Members that others told of lately and that were not met: they may exist, and know what this node does not."""
+        """Members that others told of lately and that were not met: they may exist, and know what we do not."""
         return self._hearsay.unmet(self._now)
 
     @property
