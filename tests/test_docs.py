@@ -103,7 +103,7 @@ UNITS = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024 * 1024, "s": 1, "ms": 1}
 
 
 def limit_rows() -> list[list[str]]:
-    return cells((DOCS / "LIMITS.md").read_text().partition("\n## What no limit stops")[0])
+    return cells((DOCS / "LIMITS.md").read_text().partition("\n## What attacks cost others")[0])
 
 
 def limit_in_the_code(place: str) -> object:
