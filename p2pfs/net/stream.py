@@ -284,7 +284,9 @@ class Stream:
 
 
 def _pieces(line: bytes, bodies: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """What to send for a large body: its line takes as much of it along as fits, and is no message of its own."""
+    """What to send where much is: the line takes as much of its body along as fits, and is no message of its own."""
+    if not bodies:
+        return [line]
     first, *others = [memoryview(body) for body in bodies]
     beside = max(0, RECORD_BYTES - len(line))
     return [b"".join((line, first[:beside])), first[beside:], *others]
