@@ -127,7 +127,7 @@ def check_news(news: News) -> None:
     assert parse_news(wire.dump_json(news_to_wire(sender, rows))) == news
     tables = [_merged([sender, *rows], sender.id), _merged([*reversed(rows), sender], sender.id)]
     told = [sorted((row.id, row.precedence[:2]) for row in table.snapshot()[1:]) for table in tables]
-    is_full = any(table.refused for table in tables)
+    is_full = any(table.left_out for table in tables)
     assert is_full or told[0] == told[1]
 
 
