@@ -175,6 +175,7 @@ class NativePool:
             job.run()
             self._ended.append(job)
             self._bell.send()
+            del job  # what it returned is its caller's, not this idle thread's
 
     def _tell(self) -> None:
         """On the hub, soon after some jobs have ended."""
@@ -224,8 +225,12 @@ class _Job:
                 with contextlib.suppress(GreenletExit, gevent.Timeout):
                     self._waiter.get()
             raise
-        if self._error is not None:
-            raise self._error
+        if (error := self._error) is not None:
+            self._error = None
+            try:
+                raise error
+            finally:
+                del error  # its traceback would keep this frame, and so itself, until the next garbage collection
         return self._value
 
 

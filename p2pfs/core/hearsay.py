@@ -26,8 +26,6 @@ class Hearsay:
     """At most `most` members, the first who were told of first."""
 
     def __init__(self, most: int) -> None:
-        self.refused = 0
-        """Rows that found no room."""
         self._most = most
         self._waiting: dict[str, Told] = {}
         self._being_met: dict[str, Told] = {}
@@ -42,8 +40,8 @@ class Hearsay:
             return
         known = self._waiting.get(row.id)
         if known is None and len(self) >= self._most:
-            self.refused += 1
-        elif known is None or row.precedence > known.row.precedence:
+            return  # who lives is told of again, and again
+        if known is None or row.precedence > known.row.precedence:
             self._waiting[row.id] = Told(row, teller)
 
     def next(self) -> Member | None:

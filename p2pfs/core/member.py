@@ -29,7 +29,7 @@ MAX_DEAD_S = 10 * 365 * 24 * 3600
 """For how long a member can be said to be dead: whoever is for longer, is for so long."""
 MAX_CAPACITY = 10_000.0
 """As `[node] capacity` allows it: who claimed more would own everything."""
-_ID = re.compile(r"[0-9A-Za-z._-]{1,128}")
+ID = re.compile(r"[0-9A-Za-z._-]{1,128}")
 _ADDRESS = re.compile(
     r"(?:\[[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,16})?\]|[0-9A-Za-z._-]{1,253}):([0-9]{1,5})"
 )
@@ -116,7 +116,7 @@ def _bad(field: str, value: object) -> errors.ProtocolError:
 
 
 def _id(field: str, value: object) -> str:
-    if not isinstance(value, str) or not _ID.fullmatch(value):
+    if not isinstance(value, str) or not ID.fullmatch(value):
         raise _bad(field, value)
     return value
 

@@ -17,7 +17,6 @@ import mmap
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
 
 from p2pfs import errors, green
 from p2pfs.core import wire
@@ -29,7 +28,35 @@ WANT_S = 1.0
 """How often who waits for a buffer asks those to let go who could."""
 
 
-class BufferPool:
+class Buffers:
+    """Where buffers come from and go to: a pool, or the portion of it that one party has."""
+
+    def take(self, wait_s: float = 60.0) -> memoryview:
+        """A buffer; give it back with `give`. Raises Busy when none became free within `wait_s`."""
+        raise NotImplementedError
+
+    def give(self, view: memoryview) -> None:
+        """Take a buffer back. The caller must not touch it, or any slice of it, again."""
+        raise NotImplementedError
+
+    def try_take(self) -> memoryview | None:
+        """A buffer, or None when all are taken or somebody waits for one."""
+        try:
+            return self.take(wait_s=0)
+        except errors.Busy:
+            return None
+
+    @contextlib.contextmanager
+    def buffer(self, wait_s: float = 60.0) -> Iterator[memoryview]:
+        """A buffer for the length of a `with` block."""
+        view = self.take(wait_s)
+        try:
+            yield view
+        finally:
+            self.give(view)
+
+
+class BufferPool(Buffers):
     """At most `count` buffers of 2 MiB; only the pages that were touched take memory. First come, first served."""
 
     def __init__(self, name: str, total_bytes: int) -> None:
@@ -52,7 +79,7 @@ class BufferPool:
         return portion
 
     def take(self, wait_s: float = 60.0) -> memoryview:
-        """A buffer; give it back with `give`. Raises Busy when none became free within `wait_s`."""
+        """See `Buffers.take`."""
         if self._available and not self._waiting:
             self._available -= 1
         elif not self._wait(wait_s):
@@ -89,28 +116,12 @@ class BufferPool:
         else:
             self._available += 1
 
-    def try_take(self) -> memoryview | None:
-        """A buffer, or None when all are taken or somebody waits for one."""
-        try:
-            return self.take(wait_s=0)
-        except errors.Busy:
-            return None
-
     def give(self, view: memoryview) -> None:
-        """Take a buffer back. The caller must not touch it, or any slice of it, again."""
+        """See `Buffers.give`."""
         buffer = view.obj
         view.release()
         self._free.append(buffer)  # type: ignore[arg-type]
         self._hand_on()
-
-    @contextlib.contextmanager
-    def buffer(self, wait_s: float = 60.0) -> Iterator[memoryview]:
-        """A buffer for the length of a `with` block."""
-        view = self.take(wait_s)
-        try:
-            yield view
-        finally:
-            self.give(view)
 
     @property
     def in_use(self) -> int:
@@ -118,15 +129,15 @@ class BufferPool:
         return self.count - self._available
 
 
-class Portion:
-    """A part of a pool."""
+class Portion(Buffers):
+    """A part of a pool; who has all of it waits until it has less."""
 
     def __init__(self, pool: BufferPool, most: int) -> None:
         self._pool = pool
         self._left = green.Semaphore(most)
 
     def take(self, wait_s: float = 60.0) -> memoryview:
-        """As that of the pool; who has its part waits until it has less."""
+        """See `Buffers.take`."""
         end = time.monotonic() + wait_s
         if not self._left.acquire(blocking=wait_s > 0, timeout=wait_s or None):
             raise errors.Busy(f"all {self._pool.name} buffers that one party may have were in use for {wait_s:g} s")
@@ -136,29 +147,10 @@ class Portion:
             self._left.release()
             raise
 
-    def try_take(self) -> memoryview | None:
-        """As that of the pool."""
-        try:
-            return self.take(wait_s=0)
-        except errors.Busy:
-            return None
-
     def give(self, view: memoryview) -> None:
-        """As that of the pool."""
+        """See `Buffers.give`."""
         self._pool.give(view)
         self._left.release()
-
-    @contextlib.contextmanager
-    def buffer(self, wait_s: float = 60.0) -> Iterator[memoryview]:
-        """A buffer for the length of a `with` block."""
-        view = self.take(wait_s)
-        try:
-            yield view
-        finally:
-            self.give(view)
-
-
-Buffers: TypeAlias = BufferPool | Portion
 
 
 class Room:

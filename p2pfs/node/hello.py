@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from p2pfs import errors
 from p2pfs.core import wire
+from p2pfs.core.member import ID, MAX_TEXT
 from p2pfs.net.connection import Connection
 
 MAX_TIME_MS = 2**53 - 1
 """Whole numbers that every JSON reader tells apart; later than anybody's clock."""
-MAX_NAME = 64
-_ID = re.compile(r"[0-9A-Za-z._-]{1,128}")
 _INSTANCE = re.compile(r"[0-9a-f]{16}")
 
 
@@ -56,12 +55,12 @@ def parse_hello(body: bytes) -> Hello:
     if answer.get("version") != wire.VERSION:
         raise errors.ProtocolError(f"it speaks {str(answer.get('version'))[:40]!r}, this node {wire.VERSION}")
     id, instance, time_ms, name = (answer.get(field) for field in ("id", "instance", "time_ms", "name"))
-    if not isinstance(id, str) or not _ID.fullmatch(id):
+    if not isinstance(id, str) or not ID.fullmatch(id):
         raise errors.ProtocolError("its HELLO answer has no id")
     if not isinstance(instance, str) or not _INSTANCE.fullmatch(instance):
         raise errors.ProtocolError("its HELLO answer has no instance of 16 hex digits")
     if type(time_ms) is not int or not 0 <= time_ms <= MAX_TIME_MS:
         raise errors.ProtocolError("its HELLO answer has no time_ms")
-    if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+    if not isinstance(name, str) or len(name) > MAX_TEXT or not name.isprintable():
         raise errors.ProtocolError("its HELLO answer has no name")
     return Hello(id, instance, time_ms, name)

@@ -13,7 +13,7 @@ from p2pfs.node.pinning import BATCH, format_digests
 from p2pfs.node.services import Services
 
 HAVE_MOST = 4096
-"""CIDs of one HAVE or DISCARD."""
+"""CIDs of one HAVE."""
 BUFFER_WAIT_S = 10.0
 """How long a PUT or GET waits for a buffer: longer than a full queue of disk jobs, shorter than its caller."""
 
@@ -113,9 +113,8 @@ def pin(services: Services, session: Session, line: Line) -> None:
     pinning = services.pinning
     records = pinning.read(session.body())
     refused = sum(map(pinning.is_refused, records))
-    left_out = pinning.catalog.left_out
     changed = pinning.take_in(records, member_id(session))
-    full = pinning.catalog.left_out - left_out
+    full = pinning.without_room(records)
     session.reply(wire.dump_json({"changed": changed, "refused": refused, "full": full}))
 
 

@@ -158,11 +158,20 @@ class Pinning:
 
     def over(self, records: Iterable[Pin]) -> list[Pin]:
         """The records, with stamps that outrank what is known under their keys: some may be ahead of our clock."""
-        stamped = []
-        for pin in records:
-            known = self.run(self.catalog.record, pin.key)
-            stamped.append(pin if known is None else pin._replace(stamp=max(pin.stamp, known.stamp + 1)))
-        return stamped
+        records = list(records)
+        return [
+            pin if known is None else pin._replace(stamp=max(pin.stamp, known.stamp + 1))
+            for pin, known in zip(records, self._known(records), strict=True)
+        ]
+
+    def _known(self, records: list[Pin]) -> list[Pin | None]:
+        """What is here under the keys of these."""
+        return self.run(lambda: [self.catalog.record(pin.key) for pin in records])
+
+    def without_room(self, records: list[Pin]) -> int:
+        """How many of these, which were to be merged, are not here: a full catalog took no new ones."""
+        taken = [pin for pin in records if not self.is_refused(pin)]
+        return self._known(taken).count(None)
 
     def read(self, body: bytes) -> list[Pin]:
         """The records of a message. Raises ProtocolError."""
@@ -187,7 +196,7 @@ class Pinning:
         for pin in records:
             self._clock.observe(pin.stamp, self._now_ms())
         self.merge(records)
-        if any(self.run(self.catalog.record, pin.key) is None for pin in records):
+        if self.without_room(records):
             raise errors.NoSpace(self._full_text())
         holders = [self._cluster.id]
         body = wire.dump_json([pin.to_wire() for pin in records])

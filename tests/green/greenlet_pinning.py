@@ -52,9 +52,8 @@ class Wires:
             return format_digests(self._pinning.run(self._pinning.catalog.digests))
         assert verb == "PIN"
         records = [Pin.from_wire(row) for row in wire.parse_json(body, list)]
-        refused, left_out = sum(map(self._pinning.is_refused, records)), self._pinning.catalog.left_out
-        changed = len(self._pinning.merge(records))
-        full = self._pinning.catalog.left_out - left_out
+        refused = sum(map(self._pinning.is_refused, records))
+        changed, full = len(self._pinning.merge(records)), self._pinning.without_room(records)
         return wire.dump_json({"changed": changed, "refused": refused, "full": full})
 
     def stream(self, verb: str, number: int, body: bytes) -> Parts:
