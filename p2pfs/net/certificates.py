@@ -17,7 +17,7 @@ import re
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -37,6 +37,8 @@ MAX_REQUEST = 4096
 DAYS = 3650
 """A certificate's validity: it is issued anew at each start, and what ends a membership is a new secret."""
 _EPOCH = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
+_STRANGE = (InternalError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What `cryptography` raises, beside ValueError, for bytes that it cannot take. TypeError: also without a password."""
 _END = datetime.datetime(2125, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -121,7 +123,10 @@ def new_key() -> bytes:
 
 def load_key(pem: bytes) -> Key:
     """A key made by `new_key`. Raises ValueError."""
-    key = serialization.load_pem_private_key(pem, None)
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except _STRANGE as error:
+        raise ValueError(f"it cannot be read: {str(error)[:80]}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError("not an Ed25519 key")
     return key
@@ -214,24 +219,25 @@ def read(der: bytes) -> Bearer:
     In doubt fewer rights. Who is called `client` in any common name, or has any role, is a client; of several roles
     it has what all of them allow; an unknown one allows nothing; without one it may read.
     """
-    certificate = x509.load_der_x509_certificate(der)
     try:
+        certificate = x509.load_der_x509_certificate(der)
         public = certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    except UnsupportedAlgorithm as error:
-        raise ValueError(f"a key of an unknown kind: {error}") from None
-    names = _values(certificate, NameOID.COMMON_NAME)
-    units = map(_plain, _values(certificate, NameOID.ORGANIZATIONAL_UNIT_NAME))
+        subject = certificate.subject
+    except _STRANGE as error:
+        raise ValueError(f"a version, key or name of an unknown kind: {str(error)[:80]}") from None
+    names = _values(subject, NameOID.COMMON_NAME)
+    units = map(_plain, _values(subject, NameOID.ORGANIZATIONAL_UNIT_NAME))
     roles = [unit.removeprefix(ROLE) for unit in units if unit.startswith(ROLE)]
     if not roles and CLIENT not in map(_plain, names):
         return Bearer(node_id_of(public), "".join(names[:1]), None)
-    name = "".join(_values(certificate, NameOID.USER_ID)[:1])
+    name = "".join(_values(subject, NameOID.USER_ID)[:1])
     return Bearer(node_id_of(public), name, rights.of_roles(roles or ["read"]))
 
 
-def _values(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> list[str]:
-    return [str(name.value) for name in certificate.subject.get_attributes_for_oid(oid)]
+def _values(subject: x509.Name, oid: x509.ObjectIdentifier) -> list[str]:
+    return [str(name.value) for name in subject.get_attributes_for_oid(oid)]
 
 
 def _plain(name: str) -> str:

@@ -1,18 +1,17 @@
 """The answering side: listeners, one task for each connection, requests in order, handlers by verb.
 
-How tasks are spawned is injected: greenlets in the daemon, threads in tests. The accept loop takes a slot before it
-accepts, so that a full node leaves connections in the kernel's queue and costs nobody memory.
+How tasks are spawned is injected: greenlets in the daemon, threads in tests. Who may connect how often is
+`net/doorman.py`. At the control socket the accept loop takes a slot before it accepts, so that who is too many waits
+in the kernel's queue.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import logging
 import os
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +20,8 @@ from p2pfs import errors, metrics
 from p2pfs.core import rights, wire
 from p2pfs.core.rights import Right
 from p2pfs.core.wire import Line
-from p2pfs.net import listen, tls
+from p2pfs.net import doorman, listen, tls
+from p2pfs.net.doorman import Doorman, Stranger
 from p2pfs.net.session import Session
 from p2pfs.net.stream import Limits, Stream
 from p2pfs.net.tls import Party, Refusal
@@ -32,13 +32,18 @@ log = logging.getLogger(__name__)
 
 CONTROL_SLOTS = 128
 """Connections to the control socket; counted apart, so that an operator gets in when the node is full of peers."""
-HANDSHAKES = 64
-"""TLS handshakes at once."""
-STRANGERS_PER_HOST = 32
-"""Connections from one address that are not authenticated yet; the next one is closed at once, so that one host
-cannot keep all others waiting for a handshake."""
 ACCEPT_PAUSE_S = 0.1
 MAX_ACCEPT_PAUSE_S = 5.0
+MESSAGE_WEIGHTS = {"HAVE": 1 / 3, "DISCARD": 1.0, "PIN": 2.0}
+"""What a byte of a message counts for (`doorman.MESSAGES_PER_S`), by what it costs; of another control verb 1,
+of any other verb nothing."""
+ANSWER_WEIGHT = 1 / 4
+"""The same, for the answer to a message."""
+PROBES = ("HELLO", "PING", "PINGREQ", "MEMBERS")
+"""Messages that do not wait behind others: who answers a probe late is taken for dead."""
+REFUSING_S = 0.002
+"""How long connections are refused without a pause; then for twice as long nothing is: a flood costs a third of a
+core at most, and what is refused slower fills the queue in which friends wait, too."""
 DRAIN_STEP_S = 0.05
 
 
@@ -61,7 +66,6 @@ class _Door(NamedTuple):
     """One way in."""
 
     listener: socket.socket
-    slots: Slots
     context: Context | None
     """None: the control socket."""
     path: str = ""
@@ -79,12 +83,10 @@ class Server:
         `refusal` is asked before each request: who was let in once need not be welcome for ever. See `retire`.
         """
         self._spawn = spawn
-        self._semaphore = semaphore
         self._limits = limits or Limits()
-        self._max_connections = max_connections
         self._refusal = refusal
-        self._handshakes = semaphore(HANDSHAKES)
-        self._strangers = _Strangers()
+        self._control_slots = semaphore(CONTROL_SLOTS)
+        self._doorman = Doorman(max_connections)
         self._doors: list[_Door] = []
         self._sessions: dict[Session, Stream] = {}
         self._handlers: dict[str, Handler] = {}
@@ -99,7 +101,7 @@ class Server:
         `context` is asked for each connection, so that a renewed certificate counts at once.
         """
         listener, bound = listen.listen_tcp(address)
-        self._doors.append(_Door(listener, self._semaphore(self._max_connections), context))
+        self._doors.append(_Door(listener, context))
         return bound
 
     def listen_unix(self, path: str, mode: int, role: Callable[[], str] = lambda: "admin") -> None:
@@ -109,43 +111,58 @@ class Server:
         """
         self._control_role = role
         listener = listen.listen_unix(path, mode)
-        self._doors.append(_Door(listener, self._semaphore(CONTROL_SLOTS), None, path))
+        self._doors.append(_Door(listener, None, path))
 
     def start(self, handlers: dict[str, Handler]) -> None:
         """Begin to accept."""
         self._handlers = handlers
         for door in self._doors:
-            self._spawn("accept-control" if door.context is None else "accept-tcp", self._accept, door)
+            if door.context is None:
+                self._spawn("accept-control", self._accept_control, door)
+            else:
+                self._spawn("accept-tcp", self._accept_tcp, door, door.context)
 
-    def _accept(self, door: _Door) -> None:
-        pause_s = ACCEPT_PAUSE_S
+    def _accept_control(self, door: _Door) -> None:
         while not self._is_draining:
-            door.slots.acquire()
+            self._control_slots.acquire()
+            accepted = self._accept(door)
+            if accepted is None:
+                self._control_slots.release()
+                return
+            self._spawn("control", self._control, accepted[0])
+
+    def _accept_tcp(self, door: _Door, context: Context) -> None:
+        refused_s = 0.0
+        while not self._is_draining and (accepted := self._accept(door)) is not None:
+            begin = time.monotonic()
+            sock, address = accepted
+            stranger = self._doorman.admit(sock, address[0])
+            if stranger is not None:
+                self._spawn("connection", self._connection, context, stranger, address)
+                continue
+            sock.close()
+            refused_s += time.monotonic() - begin
+            if refused_s > REFUSING_S:
+                time.sleep(2 * refused_s)
+                refused_s = 0.0
+
+    def _accept(self, door: _Door) -> tuple[socket.socket, Any] | None:
+        """The next connection; None when no more are wanted."""
+        pause_s = ACCEPT_PAUSE_S
+        while True:
             try:
-                sock, address = door.listener.accept()
+                return door.listener.accept()
             except OSError as error:
-                door.slots.release()
                 if self._is_draining:
-                    return
+                    return None
                 # Out of descriptors or memory: that passes; a loop that spins would not help it to.
                 log.warning("cannot accept a connection: %s; trying again in %g s", error, pause_s)
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_ACCEPT_PAUSE_S)
-                continue
-            pause_s = ACCEPT_PAUSE_S
-            if door.context is None:
-                self._spawn("control", self._control, door, sock)
-            elif self._strangers.admit(address[0]):
-                self._spawn("connection", self._connection, door, door.context, sock, address)
-            else:
-                log.info("closed a connection from %s: it has %d that are not authenticated", address[0],
-                         STRANGERS_PER_HOST)
-                sock.close()
-                door.slots.release()
 
     # --- one connection ------------------------------------------------------------------------------
 
-    def _control(self, door: _Door, sock: socket.socket) -> None:
+    def _control(self, sock: socket.socket) -> None:
         try:
             uid = listen.peer_uid(sock)
             is_own = uid in (0, os.geteuid())
@@ -154,51 +171,55 @@ class Server:
             stream = Stream(sock, "a client at the control socket", self._patience(party), takes_descriptors=True)
             self._serve(stream, party)
         finally:
-            door.slots.release()
+            self._control_slots.release()
 
     def _patience(self, party: Party) -> Limits:
         """A user's reader may pause (`cat | less`); a member that does is not well."""
         return self._limits if party.kind == "member" else self._limits._replace(taking_s=self._limits.idle_s)
 
-    def _connection(self, door: _Door, context: Context, sock: socket.socket, address: Any) -> None:
+    def _connection(self, context: Context, stranger: Stranger, address: Any) -> None:
         try:
             try:
-                secure, party = self._authenticate(context, sock, address)
+                secure, party = self._authenticate(context, stranger, address)
             finally:
-                self._strangers.forget(address[0])
-            who = f"{party.kind} {party.id} at {party.address}"
-            self._serve(Stream(secure, who, self._patience(party)), party)
+                self._doorman.forget(stranger)
+            stream = Stream(secure, f"{party.kind} {party.id} at {party.address}", self._patience(party))
+            try:
+                self._check_welcome(party, address[0])
+                with self._doorman.seat(party):
+                    self._serve(stream, party)
+            except (errors.Busy, errors.IdentityRefused) as error:
+                self._turn_away(stream, error)
         except errors.IdentityRefused as error:
-            log.warning("%s", error)
+            self._doorman.refuse("handshake", address[0], str(error))
         except OSError as error:
             log.debug("%s was gone before it was served: %s", address, error)
         finally:
-            sock.close()
-            door.slots.release()
+            stranger.sock.close()
 
-    def _authenticate(self, context: Context, sock: socket.socket, address: Any) -> tuple[ssl.SSLSocket, Party]:
-        self._handshakes.acquire()
-        try:
-            secure = tls.accept(sock, context(), f"{address[0]}:{address[1]}", self._limits.handshake_s)
-        finally:
-            self._handshakes.release()
-        try:
-            return secure, tls.party_of(secure)
-        except BaseException:
-            secure.close()
-            raise
+    def _authenticate(self, context: Context, stranger: Stranger, address: Any) -> tuple[ssl.SSLSocket, Party]:
+        secure = stranger.sock = tls.prepare(stranger.sock, context())
+        tls.accept(secure, f"{address[0]}:{address[1]}", self._limits.handshake_s)
+        return secure, tls.party_of(secure)
+
+    def _check_welcome(self, party: Party, host: str) -> None:
+        if (why := self._refusal(party)) is not None:
+            self._doorman.refuse("unwelcome", host, why)
+            raise errors.IdentityRefused(why)
+
+    @staticmethod
+    def _turn_away(stream: Stream, error: errors.P2pfsError) -> None:
+        """Say why, and close."""
+        with contextlib.suppress(errors.P2pfsError):
+            stream.send(wire.format_error(error))
+        stream.linger()
+        stream.close()
 
     def _serve(self, stream: Stream, party: Party) -> None:
         session = Session(stream, party)
         self._sessions[session] = stream
         metrics.CONNECTIONS.inc()
         try:
-            # After the session is on the list: who is refused from now on, `retire` finds there.
-            if (why := self._refusal(party)) is not None:
-                log.warning("%s is not served: %s", stream.peer_name, why)
-                stream.send(wire.format_error(errors.IdentityRefused(why)))
-                stream.linger()
-                return
             while not self._is_draining and self._refusal(party) is None and self._serve_one(session, stream):
                 pass
         except errors.P2pfsError as error:
@@ -221,7 +242,7 @@ class Server:
             verb = line.verb.name
             session.unread_bytes = line.length
             self._check_rights(session, line)
-            self._handlers[verb](session, line)
+            self._handle(session, line)
             if not session.has_replied:
                 raise RuntimeError(f"the handler of {verb} gave no answer")
             return not session.unread_bytes
@@ -257,6 +278,19 @@ class Server:
         if refusal is not None:
             raise errors.Forbidden(f"{line.verb.name} {refusal}")
 
+    def _handle(self, session: Session, line: Line) -> None:
+        """Have the request answered; a message that comes too fast after others of the same member waits before."""
+        party, name = session.party, line.verb.name
+        weight = MESSAGE_WEIGHTS.get(name, float(line.verb.is_control)) if party.kind == "member" else 0.0
+        kind, size = "probes" if name in PROBES else "messages", doorman.REQUEST_BYTES + weight * line.length
+        if weight and (wait_s := self._doorman.charge(party, kind, size)) > 0:
+            time.sleep(wait_s)
+        self._handlers[name](session, line)
+        if weight:
+            self._doorman.charge(party, kind, ANSWER_WEIGHT * session.sent_bytes)
+
+    # --- the end -------------------------------------------------------------------------------------
+
     def retire(self, at_once: bool = False) -> int:
         """After `refusal` changed: end the connections of those that it refuses now; how many there are.
 
@@ -270,8 +304,6 @@ class Server:
                 if at_once or not session.is_busy:
                     stream.close()
         return count
-
-    # --- the end -------------------------------------------------------------------------------------
 
     def drain(self, grace_s: float) -> None:
         """Accept nothing more, close idle connections, let the others answer what they were asked, then close."""
@@ -301,26 +333,3 @@ class Server:
         self._stop_accepting()
         for stream in list(self._sessions.values()):
             stream.close()
-
-
-class _Strangers:
-    """How many connections of each address are not authenticated yet."""
-
-    def __init__(self) -> None:
-        self._counts: collections.Counter[str] = collections.Counter()
-        self._guard = threading.Lock()  # held for a moment and over no wait
-
-    def admit(self, host: str) -> bool:
-        """Count one more, unless there are too many."""
-        with self._guard:
-            if self._counts[host] >= STRANGERS_PER_HOST:
-                return False
-            self._counts[host] += 1
-            return True
-
-    def forget(self, host: str) -> None:
-        """One of them was authenticated, or refused."""
-        with self._guard:
-            self._counts[host] -= 1
-            if not self._counts[host]:
-                del self._counts[host]

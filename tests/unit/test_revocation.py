@@ -144,6 +144,19 @@ def test_an_id_that_nobody_knows_does_not_get_in_later() -> None:
     membership = table(row(B))
     assert membership.revoke(1.0, [A]) == []
     membership.merge(2.0, [row(A)], B)
+    membership.merge(2.0, [row(A)], A)
+    assert membership.get(A) is None
+    assert membership.next_stranger(3.0) is None, "nor is it called because others tell of it"
+
+
+def test_whom_others_told_of_is_not_met_once_it_is_revoked() -> None:
+    membership = table(row(B))
+    membership.merge(1.0, [row(A)], B)
+    being_met = membership.next_stranger(2.0)
+    assert being_met is not None
+    membership.revoke(3.0, [A])
+    assert membership.unmet() == [], "no collection waits for it"
+    assert membership.indirect_ok(4.0, being_met.id) == [], "a helper that does not know yet reached it"
     assert membership.get(A) is None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TESTS = [
     "tests/unit/test_stream.py", "tests/wire/test_connection.py", "tests/wire/test_server.py",
-    "tests/wire/test_joining.py",
+    "tests/wire/test_crowds.py", "tests/wire/test_joining.py",
 ]
 PROGRAM = """
 from gevent import monkey
