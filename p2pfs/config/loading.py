@@ -47,7 +47,7 @@ def load(
     settings |= _from_environment(environ)
     settings |= _from_overrides(overrides)
     config = checked(settings, environ)
-    return dataclasses.replace(config, secrets=_secrets(config, environ))
+    return dataclasses.replace(config, secrets=_secrets(config, settings, environ))
 
 
 def reloaded(old: Config, new: Config) -> tuple[Config, list[Row], list[Row]]:
@@ -233,8 +233,11 @@ def _check_together(config: Config, settings: Mapping[str, Setting]) -> None:
         ))
 
 
-def _secrets(config: Config, environ: Mapping[str, str]) -> tuple[Secret, ...]:
+def _secrets(config: Config, settings: Mapping[str, Setting], environ: Mapping[str, str]) -> tuple[Secret, ...]:
     cluster = config.cluster
+    for name, file in (("cluster.secret_file", cluster.secret_file), ("cluster.tls_key", cluster.tls_key)):
+        if file is not None:
+            _find(file, name, settings[name].place)
     for path in (cluster.tls_cert, cluster.tls_ca):
         if path is not None:
             _read(str(path), "certificate file")
@@ -243,6 +246,14 @@ def _secrets(config: Config, environ: Mapping[str, str]) -> tuple[Secret, ...]:
     if cluster.secret_file is None:
         return (cluster.secret,) if cluster.secret else ()
     return _secrets_of(cluster.secret_file, environ)
+
+
+def _find(path: Path, name: str, place: str) -> None:
+    """Raise ConfigError when there is no such file. What was typed is not quoted: it may be the secret itself."""
+    try:
+        path.stat()
+    except OSError as error:
+        raise errors.ConfigError(f"{place}: {name} is not the path of a file: {error.strerror}") from None
 
 
 def _secrets_of(path: Path, environ: Mapping[str, str]) -> tuple[Secret, ...]:

@@ -32,24 +32,29 @@ class Identity:
         """`invited` finds the context for a guest. Raises ConfigError, Refused (the directory is another cluster's)."""
         self._data_dir = data_dir
         self._invited = invited
-        self.clusters: tuple[str, ...] = ()
-        """Fingerprints of the authorities of the secrets in the configuration; the first is ours."""
-        self._issuers: frozenset[str] | None = None
-        """The names of the authorities that are accepted; None: the operator's own, known to TLS only."""
         self.reload(config)
 
     def reload(self, config: Config) -> None:
         """Issue a fresh certificate and make the contexts anew. What is open stays so; see `refusal`."""
         cluster = config.cluster
+        authorities: list[Authority] = []
         if cluster.tls_ca is not None:
-            ca, cert, key = (str(path) for path in (cluster.tls_ca, cluster.tls_cert, cluster.tls_key))
-            self.id = self._read_id(cert)
-            self._authorities: list[Authority] = []
-            self.clusters, self._issuers = (), None
+            files = str(cluster.tls_ca), str(cluster.tls_cert), str(cluster.tls_key)
+            id = self._read_id(files[1])
         else:
-            ca, cert, key = self._issue(config)
-        self._server = tls.server_context(ca, cert, key, self._invited)
-        self._client = tls.client_context(ca, cert, key)
+            secrets = [secret.reveal() for secret in config.secrets] or [self._own_secret()]
+            authorities = [certificates.derive_authority(secret) for secret in secrets]
+            self._check_cluster(authorities, is_own=not config.secrets)
+            files, id = self._issue(authorities)
+        server, client = tls.server_context(*files, self._invited), tls.client_context(*files)
+        if config.secrets:
+            self._belong_to(authorities[0])
+        # From here on nothing fails: a reload that is refused has changed nothing.
+        self.id, self._server, self._client, self._authorities = id, server, client, authorities
+        self.clusters = tuple(authority.fingerprint for authority in authorities) if config.secrets else ()
+        """Fingerprints of the authorities of the secrets in the configuration; the first is ours."""
+        self._issuers = frozenset(authority.name for authority in authorities) if authorities else None
+        """The names of the authorities that are accepted; None: the operator's own, known to TLS only."""
 
     def refusal(self, party: tls.Party) -> str | None:
         """Whether the authority that vouched for somebody in the handshake is accepted still. Guests have a time."""
@@ -68,10 +73,7 @@ class Identity:
                 f"role in its subject: openssl req -subj '{subject}'"
             )
         certificate = certificates.issue_client(self._authorities[0], key, name, role, now, end)
-        return certificate, self._authorities_pem()
-
-    def _authorities_pem(self) -> bytes:
-        return b"".join(authority.pem for authority in self._authorities)
+        return certificate, _pem(self._authorities)
 
     def server_context(self) -> ssl.SSLContext:
         """For accepting connections."""
@@ -88,20 +90,16 @@ class Identity:
         except (OSError, ValueError) as error:
             raise errors.ConfigError(f"[cluster] tls_cert: {path} is no certificate: {error}") from None
 
-    def _issue(self, config: Config) -> tuple[str, str, str]:
-        """Write the files that `ssl` reads: ours in `tls`, a client's in `client`."""
-        secrets = [secret.reveal() for secret in config.secrets] or [self._own_secret()]
-        authorities = [certificates.derive_authority(secret) for secret in secrets]
-        self._check_cluster(authorities, is_own=not config.secrets)
-        self._authorities = authorities
-        ca = self._authorities_pem()
+    def _issue(self, authorities: list[Authority]) -> tuple[tuple[str, str, str], str]:
+        """Write the files that `ssl` reads, ours in `tls`, a client's in `client`; the paths of ours, and our id."""
+        ca = _pem(authorities)
         now = datetime.datetime.now(datetime.UTC)
         key_path = self._data_dir / KEY
         key = self._key(key_path)
-        self.id = certificates.node_id_of(certificates.public_bytes(key))
+        id = certificates.node_id_of(certificates.public_bytes(key))
         folder = self._folder("tls")
         _renew(folder / "ca.pem", ca)
-        _renew(folder / "cert.pem", certificates.issue(authorities[0], key, self.id, now))
+        _renew(folder / "cert.pem", certificates.issue(authorities[0], key, id, now))
         client = self._folder("client")
         client_key = self._key(client / "key.pem")
         _renew(client / "ca.pem", ca)
@@ -109,9 +107,7 @@ class Identity:
         _renew(client / "cert.pem", certificates.issue_client(
             authorities[0], client_key.public_key(), "local", "admin", now, end
         ))
-        self.clusters = tuple(authority.fingerprint for authority in authorities) if config.secrets else ()
-        self._issuers = frozenset(authority.name for authority in authorities)
-        return str(folder / "ca.pem"), str(folder / "cert.pem"), str(key_path)
+        return (str(folder / "ca.pem"), str(folder / "cert.pem"), str(key_path)), id
 
     def _folder(self, name: str) -> Path:
         folder = self._data_dir / name
@@ -150,10 +146,17 @@ class Identity:
                 f"{self._data_dir} belongs to another cluster: its secret is not among those configured. Set the right "
                 f"secret, or another [node] data_dir; to move the node to this cluster for good, remove {path}"
             )
-        # A node that was alone has no cluster to be true to: it may join one.
-        if not is_own and known != authorities[0].fingerprint:
-            write_atomically(path, authorities[0].fingerprint.encode("ascii") + b"\n")
-            log.info("this node belongs to the cluster %s", authorities[0].fingerprint[:16])
+
+    def _belong_to(self, authority: Authority) -> None:
+        """A node that was alone has no cluster to be true to: it may join one."""
+        path, text = self._data_dir / CLUSTER, f"{authority.fingerprint}\n"
+        if not path.exists() or path.read_text(encoding="ascii") != text:
+            write_atomically(path, text.encode("ascii"))
+            log.info("this node belongs to the cluster %s", authority.fingerprint[:16])
+
+
+def _pem(authorities: list[Authority]) -> bytes:
+    return b"".join(authority.pem for authority in authorities)
 
 
 def _renew(path: Path, pem: bytes) -> None:

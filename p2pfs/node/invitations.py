@@ -22,6 +22,7 @@ from p2pfs import errors
 from p2pfs.core.invitation import CLUSTER_DIGITS, SECRET_BYTES, Token, format_token
 from p2pfs.net import certificates, tls
 from p2pfs.node.identity import KEY
+from p2pfs.private import require_private
 from p2pfs.store.files import TEMP_ENDING, disk_error, write_atomically
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Invitations:
 
     @staticmethod
     def _read(path: Path) -> Invitation:
+        require_private(path, "an invitation")  # who can write to it can invite himself
         with path.open("rb") as file:
             return Invitation.from_text(path.stem, file.read(MAX_FILE).decode("ascii"))
 

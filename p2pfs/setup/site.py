@@ -38,8 +38,9 @@ class Site:
                 "in another folder with -c"
             )
         for option in self.options:
-            if option.strip().startswith(_MADE_HERE):
-                raise errors.ConfigError(f"-o {option.partition('=')[0][:80]}: the secret goes to {self.secret_file}")
+            for name in _MADE_HERE:
+                if option.strip().startswith(name):  # the rest may be a secret, with an = or without
+                    raise errors.ConfigError(f"-o {name}…: the secret goes to {self.secret_file}")
 
     def draft(self) -> Config:
         """What the configuration will be, with a secret that is nobody's. Raises ConfigError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -19,6 +20,7 @@ from kit.cluster import NODE, Cluster, Node, wait_until
 from p2pfs import Client, errors
 from p2pfs.net import tls
 from p2pfs.net.connection import split_address
+from tests.sockets import material
 
 OURS, NEXT, THEIRS = (secrets.token_hex(32) for _ in range(3))
 BAD = "too-short-for-a-secret-" + secrets.token_hex(2)
@@ -49,14 +51,15 @@ class Seen:
     def add(self, where: str, text: str | bytes) -> None:
         self.texts.append((where, text if isinstance(text, bytes) else text.encode()))
 
-    def run(self, *words: str, **environment: str) -> None:
-        """A command of `p2pfs-node` that ends by itself."""
+    def run(self, *words: str, typed: str = "", **environment: str) -> int:
+        """A command of `p2pfs-node` that ends by itself; its exit code."""
         done = subprocess.run(
-            [sys.executable, NODE, *words], capture_output=True, timeout=60, check=False,
+            [sys.executable, NODE, *words], capture_output=True, timeout=60, check=False, input=typed.encode(),
             env={**os.environ, **environment},
         )
         # With --print-config the secret is printed as `(set)`, or it is a leak.
         self.add(" ".join(words), done.stdout + done.stderr)
+        return done.returncode
 
     def leaks(self, hidden: dict[str, bytes]) -> list[tuple[str, str]]:
         """Which of these are where."""
@@ -123,6 +126,24 @@ def garbage(seen: Seen, node: Node, folder: Path) -> None:
             seen.add("the answer to a stranger", plain.recv(65536))
 
 
+def tokens(seen: Seen, node: Node, folder: Path) -> list[str]:
+    """Invitations taken up, altered, used twice, typed wrongly: what each side says of it, and writes. The tokens."""
+    often, once = (str(node.json("invite", *words)[0]["token"]) for words in ([], ["--once"]))
+    altered = often[:60] + ("a" if often[60] != "a" else "b") + often[61:]
+    for number, (token, code) in enumerate((
+        (once, 0), (once, 9), (altered, 9), (often, 0), (often[:-1], 9), (f"{often}{once}", 9), (f"{often} {once}", 9),
+    )):
+        config = folder / f"joining-{number}" / "node.ini"
+        data_dir = config.parent / "data"
+        assert seen.run("join", "-c", str(config), "-o", f"node.data_dir={data_dir}", "-", typed=token) == code
+        if code == 0:
+            seen.add(f"{config}", config.read_bytes())
+            seen.run("-c", str(config), "--print-config")
+    assert seen.run("join", often, once) == 2
+    assert seen.run("--token", often) == 2
+    return [often, once, altered]
+
+
 def reloads(node: Node) -> None:
     """SIGHUP with a second secret, with one that is none, with a file that others can read; a dump of all greenlets."""
     path = Path(node.options["cluster.secret_file"])
@@ -144,6 +165,7 @@ def commands(seen: Seen, folder: Path) -> None:
     for section in (
         f"secret = {OURS}", f"secret = {BAD}", f"secrte = {OURS}", f"secret {OURS}", f"secret: {OURS}",
         f"secret = {OURS}\nsecret_file = /nowhere", f"secret = {OURS}\nsecret = {NEXT}",
+        f"secret_file = {OURS}", f"tls_key = {OURS}\ntls_cert = {config}\ntls_ca = {config}",
         f"secret = {OURS}\nreplicas = 0",
     ):
         config.write_text(f"[cluster]\n{section}\n")
@@ -154,15 +176,20 @@ def commands(seen: Seen, folder: Path) -> None:
     config.write_text("")
     for override in (
         f"cluster.secret={OURS}", f"cluster.secret={BAD}", f"cluster.secrte={OURS}", f"cluster.secret:{OURS}",
+        f"cluster.secret_file={OURS}",
         f"cluster.secret {OURS}", f"cluster-secret={OURS}", f"claster.secret={OURS}", f"secret={OURS}",
     ):
         for mode in ("--check-config", "--print-config"):
             seen.run("-c", str(config), "-o", override, mode)
     for variable, value in (
         ("P2PFS_CLUSTER_SECRET", OURS), ("P2PFS_CLUSTER_SECRET", BAD), ("P2PFS_CLUSTER_SECERT", OURS),
+        ("P2PFS_CLUSTER_SECRET_FILE", OURS),
     ):
         seen.run("-c", str(config), "--print-config", **{variable: value})
     seen.run("--secret", OURS)
+    for override in (f"cluster.secret={OURS}", f"cluster.secret:{OURS}", f"cluster.secret_file={OURS}"):
+        seen.run("init", "-c", str(folder / "new" / "node.ini"), "-o", override)
+    assert seen.run("init", "-c", str(folder / "new" / "node.ini"), "-o", f"node.data_dir={folder / 'new'}") == 0
 
 
 def test_a_secret_is_never_shown(cluster: Cluster, tmp_path: Path) -> None:
@@ -170,8 +197,10 @@ def test_a_secret_is_never_shown(cluster: Cluster, tmp_path: Path) -> None:
     wait_until(lambda: "another cluster" in stranger.log() or "certificate" in stranger.log(), 30, "strangers met")
     work(seen, node, tmp_path)
     garbage(seen, node, tmp_path)
+    given = tokens(seen, node, tmp_path)
     reloads(node)
     commands(seen, tmp_path)
+    other.cli("cat", "nothing", check=False)
     for one in cluster:
         assert one.process is not None
         seen.add(f"arguments of {one.name}", Path(f"/proc/{one.process.pid}/cmdline").read_bytes())
@@ -180,6 +209,8 @@ def test_a_secret_is_never_shown(cluster: Cluster, tmp_path: Path) -> None:
     hidden = {"ours": OURS.encode(), "next": NEXT.encode(), "theirs": THEIRS.encode(), "bad": BAD.encode()}
     for one in cluster:
         hidden |= {f"{one.name} {name}": key_of(one.data_dir / name) for name in ("identity.pem", "client/key.pem")}
+    hidden |= {f"a token from {token[50:]}": token[-60:].encode() for token in given}
+    hidden["the secret of init"] = (tmp_path / "new" / "secret").read_bytes().strip()
     hidden["the client's key"] = key_of(tmp_path / "eve" / "key.pem")
     assert seen.leaks(hidden) == []
     # The test looks where it should: the crash is there, with what it knew; both logs have their debug lines.
@@ -205,3 +236,59 @@ def test_loose_keys_stop_the_start_with_the_command_that_mends_them(tmp_path: Pa
         node.start()
     finally:
         node.kill()
+
+
+def with_own_authority(node: Node, folder: Path) -> Path:
+    """Have it use files as an operator's own authority makes them; the key's."""
+    files = material(folder)
+    Path(files.key).chmod(0o600)
+    del node.options["cluster.secret"]
+    node.options |= dict(zip(("cluster.tls_ca", "cluster.tls_cert", "cluster.tls_key"), files.files, strict=True))
+    return Path(files.key)
+
+
+@pytest.mark.parametrize("name", ["secret_file", "identity.pem", "tls_key"])
+def test_a_reload_with_a_loose_file_is_refused_and_the_node_goes_on_as_it_was(tmp_path: Path, name: str) -> None:
+    """Old secret, old connections, old settings; and the command that it names mends it."""
+    cluster = Cluster(tmp_path, 1, cluster__replicas="1", cluster__write_quorum="1")
+    with contextlib.closing(cluster):
+        node = cluster[0]
+        config = tmp_path / "node.ini"
+        config.write_text("[cluster]\nwrite_quorum = 1\n[log]\nlevel = info\n")
+        node.config = config
+        if name == "tls_key":
+            path = with_own_authority(node, tmp_path / "pki")
+            folder = Path(material(tmp_path / "client", role="admin").key).parent
+        else:
+            secret = tmp_path / "secret"
+            secret.write_text(OURS + "\n")
+            secret.chmod(0o600)
+            node.options |= {"cluster.secret": "", "cluster.secret_file": str(secret)}
+            path = secret if name == "secret_file" else node.data_dir / name
+            folder = node.data_dir / "client"
+        node.start()
+        (folder / "key.pem").chmod(0o600)
+        before = (node.data_dir / "tls" / "ca.pem").read_bytes() if name != "tls_key" else b""
+        with Client(node.address, tls_dir=folder) as client:
+            assert len(client.peers()) == 1
+            if name != "tls_key":
+                secret.write_text(f"{NEXT}\n{OURS}\n")
+            config.write_text("[log]\nlevel = debug\n")
+            path.chmod(0o644)
+            node.signal(signal.SIGHUP)
+            wait_until(lambda: f"not reloaded, the old one stays: {path} holds" in node.log(), 20, "a refusal")
+            (command,) = re.findall(r"chmod 600 .*", node.log())
+            assert command == f"chmod 600 {path}"
+            assert len(client.peers()) == 1
+        with Client(node.address, tls_dir=folder) as client:
+            assert len(client.peers()) == 1
+            if name != "tls_key":
+                assert (node.data_dir / "tls" / "ca.pem").read_bytes() == before
+                client.grant("eve", tmp_path / "eve", role="read", expires_s=600)
+                assert (tmp_path / "eve" / "ca.pem").read_bytes() == before, "it signs with the old secret only"
+        assert " debug " not in node.log()
+        subprocess.run(command.split(), check=True)
+        node.signal(signal.SIGHUP)
+        wait_until(lambda: "configuration reloaded" in node.log(), 20, "a reload")
+        node.cli("cat", "nothing", check=False)
+        assert " debug " in node.log()

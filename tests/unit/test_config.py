@@ -195,6 +195,24 @@ def test_secret_file_has_ours_first_and_others_after_it(tmp_path: Path) -> None:
     assert "holds no secret" in refused(f"cluster.secret_file={path}")
 
 
+@pytest.mark.parametrize("key", ["secret_file", "tls_key"])
+def test_a_secret_in_place_of_its_path_is_not_shown(ini: Write, tmp_path: Path, key: str) -> None:
+    (tmp_path / "pem").write_text("PEM")
+    others = "" if key == "secret_file" else f"tls_cert = {tmp_path}/pem\ntls_ca = {tmp_path}/pem\n"
+    for secret in (SECRET, f"hunter2/{SECRET}", 20 * SECRET):  # a name that no file has, a folder, too long for a name
+        path = ini(f"[cluster]\n{others}{key} = {secret}\n")
+        line = len(others.splitlines()) + 2
+        environ = {f"P2PFS_CLUSTER_{key.upper()}": secret}
+        for message, place in (
+            (refused(path=path), f"{path} line {line}"),
+            (refused(f"cluster.{key}={secret}", path=ini(f"[cluster]\n{others}")), "-o"),
+            (refused(path=ini(f"[cluster]\n{others}"), environ=environ), "environment variable"),
+        ):
+            assert "hunter2" not in message
+            assert message.startswith(place)
+            assert f"cluster.{key} is not the path of a file" in message
+
+
 def test_files_with_secrets_must_be_private(tmp_path: Path, ini: Write) -> None:
     path = tmp_path / "secret"
     path.write_text(new_secret())

@@ -75,6 +75,22 @@ def test_the_secret_is_not_kept(data_dir: Path, clock: Clock) -> None:
     assert Invitation.from_text(kept.id, data.decode()) == kept
 
 
+def test_one_that_others_can_write_to_invites_nobody_until_that_is_mended(
+    data_dir: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    loose, other = (invite(opened(data_dir, clock)) for _ in range(2))
+    path = data_dir / "invitations" / f"{loose}.pem"
+    for mode in (0o620, 0o606, 0o640):
+        path.chmod(mode)
+        caplog.clear()
+        found = opened(data_dir, clock)
+        assert found.context(loose) is None
+        assert found.context(other) is not None
+        assert f"chmod 600 {path}" in caplog.text
+    path.chmod(0o600)
+    assert opened(data_dir, clock).context(loose) is not None
+
+
 def test_it_is_open_until_it_expires(data_dir: Path, clock: Clock) -> None:
     node = opened(data_dir, clock)
     id = invite(node)

@@ -148,7 +148,7 @@ def test_what_a_node_says_cannot_add_lines_to_the_configuration(tmp_path: Path) 
 
 @pytest.mark.parametrize("make", [init, lambda path, options: join(format_token(TOKEN), path, options, lambda: 0.0)])
 def test_the_secret_is_no_option_of_these(make: Callable[[str, list[str]], object], tmp_path: Path) -> None:
-    for option in (f"cluster.secret={SECRET}", "cluster.secret_file=x", "cluster.tls_ca=x"):
+    for option in (f"cluster.secret={SECRET}", f"cluster.secret:{SECRET}", "cluster.secret_file=x", "cluster.tls_ca=x"):
         with pytest.raises(errors.ConfigError) as refused:
             make(str(tmp_path / "node.ini"), [f"node.data_dir={tmp_path}", option])
         assert SECRET not in str(refused.value)
