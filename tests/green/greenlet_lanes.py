@@ -51,8 +51,7 @@ def use_at_once(lane: Lane, count: int) -> green.Group:
 
 
 def use_briefly(lane: Lane) -> None:
-    with lane.connection(1.0):
-        green.sleep(0.01)
+    lane.use(lambda connection, is_reused: green.sleep(0.01), 1.0)
 
 
 def test_a_retired_connection_is_used_to_the_end_of_its_call_and_not_again() -> None:
@@ -66,10 +65,7 @@ def test_a_retired_connection_is_used_to_the_end_of_its_call_and_not_again() -> 
     assert group.join(5)
     assert first.is_closed
     assert second.is_closed
-    with lane.connection(1.0) as (_, is_reused):
-        assert not is_reused
-    with lane.connection(1.0) as (_, is_reused):
-        assert is_reused
+    assert [lane.use(lambda connection, is_reused: is_reused, 1.0) for _ in range(2)] == [False, True]
 
 
 def test_one_that_is_just_being_opened_is_retired_as_well() -> None:
