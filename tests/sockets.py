@@ -235,13 +235,13 @@ class Running(NamedTuple):
 def running(
     folder: Path, handlers: dict[str, Callable[[Session, Line], None]], limits: Limits | None = None,
     max_connections: int = 64, node: Material | None = None, invited: tls.ByInvitation | None = None,
-    trusts: Callable[[tls.Party], bool] = lambda party: True,
+    refusal: tls.Refusal = lambda party: None,
 ) -> Iterator[Running]:
     """A server with these handlers on a TCP port and a control socket."""
     node = node or material(folder / "node")
     context = tls.server_context(*node.files, invited)
     tasks = Tasks()
-    server = Server(tasks.spawn, semaphore, limits, max_connections, trusts=trusts)
+    server = Server(tasks.spawn, semaphore, limits, max_connections, refusal)
     try:
         address = server.listen_tcp("127.0.0.1:0", lambda: context)
         control = str(folder / "control.sock")

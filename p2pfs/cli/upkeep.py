@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -126,27 +125,3 @@ def drain(call: Call) -> int:
         text = "not draining: this node keeps its shards"
     call.output.result(plain(drained), text)
     return 1 if wait and not is_over else 0
-
-
-def forget(call: Call) -> int:
-    """Who was struck."""
-    forgotten = call.client.forget(call.options["NODE"])
-    call.output.result(plain(forgotten), f"{forgotten.name} {forgotten.id[:12]} is forgotten")
-    return 0
-
-
-def invite(call: Call) -> int:
-    """The token alone on standard output; what it is good for beside it."""
-    from p2pfs import units
-    from p2pfs.config import is_loopback
-
-    lasts_s = call.duration("--expires")
-    once = call.options["--once"]
-    invited = call.client.invite(**({} if lasts_s is None else {"lasts_s": lasts_s}), once=once)
-    call.output.result(plain(invited), invited.token)
-    left = units.format_duration(max(0.0, invited.expires - time.time()))
-    whom = "one machine" if invited.once else "any machine that has it"
-    call.output.remark(f"lets {whom} join for {left}; type there: p2pfs-node join TOKEN --listen=HOST:PORT")
-    if is_loopback(invited.address):
-        call.output.remark(f"only on this machine: the node is at {invited.address} ([node] listen, advertise)")
-    return 0

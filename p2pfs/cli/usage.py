@@ -21,7 +21,7 @@ Usage:
   p2pfs-cli [options] scrub [--wait]
   p2pfs-cli [options] gc [--dry-run]
   p2pfs-cli [options] drain [--wait | --cancel]
-  p2pfs-cli [options] forget [--] NODE
+  p2pfs-cli [options] forget [--revoke] [--] NODE
   p2pfs-cli [options] grant --role=ROLE [--expires=TIME] --output=DIR [--] NAME
   p2pfs-cli [options] invite [--expires=TIME] [--once]
   p2pfs-cli (-h | --help)
@@ -49,7 +49,8 @@ Verbs for the cluster; what they begin is the node's work, it goes on when you d
   scrub     re-read and verify every block of this node now; a bad one is fetched again
   gc        drop what no pin wants any more from this node now, instead of within the hour
   drain     give all that is on this node to the others; with --wait, stop the node after exit 0
-  forget    strike a dead member that will not come back, by its name or id
+  forget    strike a dead member that will not come back, by its name or id; with --revoke, refuse a
+            stolen member, or a client by the id that grant printed, alive or not, from now on
   grant     make a folder for --tls-dir, with which NAME may use the cluster from a machine without
             a node; prints the id with which to take that back
   invite    print a token that lets a new machine join: p2pfs-node join TOKEN there does the rest;
@@ -77,6 +78,8 @@ Options of some verbs:
   --once             the token lets one machine in, and no second one
   -o PATH --output=PATH  where to put it; `-` is standard output, an existing folder: into it
   --force            overwrite an existing file
+  --revoke           no node serves it any more; who knows the secret can come back with another
+                     identity, so replace the secret, too
   --role=ROLE        read: see what is stored, and how the cluster is; store: add to it, too;
                      admin: everything, removing among it
   --expires=TIME     how long it is good, 10m or 90d; without it 365d (grant), 1h (invite)

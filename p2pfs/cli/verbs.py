@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from p2pfs import errors
-from p2pfs.cli.access import grant
+from p2pfs.cli.access import forget, grant, invite
 from p2pfs.cli.call import Call, number, plain, size, sized
 from p2pfs.cli.health import peers, status
 from p2pfs.cli.output import one_line
-from p2pfs.cli.upkeep import audit, drain, forget, gc, invite, scrub
+from p2pfs.cli.upkeep import audit, drain, gc, scrub
 
 if TYPE_CHECKING:
     from p2pfs.client.answers import Entry, PinRow

@@ -37,6 +37,7 @@ from p2pfs.client.reports import (
     Forgotten,
     Granted,
     Invited,
+    Revoked,
     Scrubbed,
     ScrubStep,
     Status,
@@ -251,6 +252,13 @@ class Client:
     def forget(self, member: str) -> Forgotten:
         """Strike a dead member, by name or id, for good. Raises NotFound, and Refused for one that lives."""
         return parse(Forgotten, self._calls.object(self._deadline(), "FORGET", member))
+
+    def revoke(self, who: str) -> Revoked:
+        """Refuse a member, by name or id and alive or not, or a client by its id: on every node, and for good.
+
+        Who knows the cluster's secret can come back under another id: replace it. Raises NotFound, Refused.
+        """
+        return parse(Revoked, self._calls.object(self._deadline(), "REVOKE", who))
 
     def grant(self, name: str, path: str | os.PathLike[str], *, role: str, expires_s: float) -> Granted:
         """Make a folder for `tls_dir`: a key of a client with a role (read, store or admin), and a certificate.

@@ -111,6 +111,16 @@ class Forgotten(NamedTuple):
     name: str
 
 
+class Revoked(NamedTuple):
+    """A member or client that gets nothing any more."""
+
+    id: str
+    name: str
+    """Empty for a client, and for a member that is not on the list any more."""
+    untold: list[str]
+    """Members that did not confirm to know it; they will, when they meet one that does."""
+
+
 class Granted(NamedTuple):
     """Who may use the cluster from now on."""
 

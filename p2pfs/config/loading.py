@@ -148,7 +148,9 @@ def _from_overrides(overrides: Iterable[str]) -> dict[str, Setting]:
         name, equals, value = override.partition("=")
         section, dot, key = name.strip().partition(".")
         if not equals or not dot:
-            raise errors.ConfigError(f"-o {name[:80]}: write it as -o section.key=value")
+            # The rest is not quoted: without a = it may be a secret.
+            begin = re.match(rf"(?:{'|'.join(SECTIONS)})\.[a-z_]{{1,30}}|", name.strip())
+            raise errors.ConfigError(f"-o {begin[0] if begin else ''}…: write it as -o section.key=value")
         if section not in SECTIONS:
             raise errors.ConfigError(f"-o {name[:80]}: there is no section {section[:40]}{_near(section, SECTIONS)}")
         settings[_row(section, key, "-o").name] = Setting(value, "-o")

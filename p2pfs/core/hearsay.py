@@ -45,7 +45,7 @@ class Hearsay:
             self._waiting[row.id] = Told(row, teller)
 
     def next(self) -> Member | None:
-        """Whom to meet now; follow with `met` or `missed`."""
+        """Whom to meet now; follow with `drop` or `missed`."""
         if not self._waiting:
             return None
         id = next(iter(self._waiting))
@@ -56,8 +56,8 @@ class Hearsay:
         """What is known of a member that is being met."""
         return self._being_met.get(id)
 
-    def met(self, id: str) -> None:
-        """It is in the table."""
+    def drop(self, id: str) -> None:
+        """It is in the table, or will never be."""
         self._waiting.pop(id, None)
         self._being_met.pop(id, None)
         self._unmet.pop(id, None)

@@ -22,14 +22,16 @@ forward.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, MutableSequence, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from p2pfs import errors
 from p2pfs.core.hearsay import Hearsay, Told
 from p2pfs.core.member import MAX_INCARNATION, STATES, Member
 from p2pfs.core.news import News
 from p2pfs.core.placement import Candidate
+from p2pfs.core.revocation import Revocations
+from p2pfs.core.rounds import Chance, Round
 from p2pfs.core.suspicion import LocalHealth
 from p2pfs.core.table import Change, Known, Table, Timing
 
@@ -38,20 +40,6 @@ __all__ = ["TICK_S", "Chance", "Change", "Known", "Member", "Membership", "Timin
 TICK_S = 0.1
 HASTY_PROBES = 8
 """About so many members probe a suspect at once when they hear of it."""
-T = TypeVar("T")
-
-
-class Chance(Protocol):
-    """The part of `random.Random` that is used here."""
-
-    def shuffle(self, x: MutableSequence[Any], /) -> None:
-        """Bring into an order of chance."""
-
-    def sample(self, population: Sequence[T], /, k: int) -> list[T]:
-        """Choose k different ones."""
-
-    def random(self) -> float:
-        """Between 0 and 1."""
 
 
 class Membership:
@@ -61,9 +49,11 @@ class Membership:
     clock have gone back, the others' rows still say so, and `merge` climbs over them.
     """
 
-    def __init__(self, me: Member, timing: Timing, chance: Chance) -> None:
+    def __init__(self, me: Member, timing: Timing, chance: Chance, revoked: Revocations | None = None) -> None:
         self.me = me
         self.timing = timing
+        self.revoked = Revocations() if revoked is None else revoked
+        """Ids whose rows count no longer, whoever tells them."""
         self.refutations = 0
         """How often others held this node for suspect, dead or left, and it objected."""
         self.contested = 0
@@ -75,7 +65,7 @@ class Membership:
         self._hearsay = Hearsay(timing.max_members)
         self._health = LocalHealth()
         self._news = News()
-        self._round: list[str] = []
+        self._round = Round(chance)
         self._probing: set[str] = set()
         self._burst = 0
         """Probes that still hurry, because they carry a refutation."""
@@ -143,7 +133,9 @@ class Membership:
         """Whom to ping: everyone once a round, in an order of chance (SWIM 4.3); now and then somebody dead."""
         self._advance(now)
         self._burst = max(0, self._burst - 1)
-        target = self._pick_dead(now) or self._pick_reachable()
+        target = self._pick_dead(now)
+        if target is None and (id := self._round.next(self._table.reachable)) is not None:
+            target = self._table.get(id)
         if target:
             self._probing.add(target.id)
         return target
@@ -162,15 +154,6 @@ class Membership:
         self._next_revival = now + self.timing.revive_interval_s * (0.5 + self._chance.random())
         dead = self._table.in_state("dead")
         return self._chance.sample(dead, k=1)[0] if dead else None
-
-    def _pick_reachable(self) -> Member | None:
-        while self._round:
-            id = self._round.pop()
-            if id in self._table.reachable:
-                return self._table.get(id)
-        self._round = sorted(self._table.reachable)
-        self._chance.shuffle(self._round)
-        return self._table.get(self._round.pop()) if self._round else None
 
     def probe_ok(self, now: float, id: str, rtt_s: float) -> None:
         """It answered in time."""
@@ -196,7 +179,7 @@ class Membership:
         self._probing.discard(id)
         told = self._hearsay.told(id)
         changes = self._take(now, told.row, id) if told else []
-        self._hearsay.met(id)
+        self._hearsay.drop(id)
         self._table.saw(now, id)
         return changes
 
@@ -229,6 +212,8 @@ class Membership:
         for row in rows:
             if row.id == self.me.id:
                 self._hear_of_myself(row)
+            elif row.id in self.revoked:
+                continue
             elif row.is_reachable and source_id not in ("", row.id) and not self._table.is_proven(row.id):
                 self._hearsay.note(row, source_id)
             else:
@@ -246,7 +231,7 @@ class Membership:
             return []
         self._schedule(change, source_id)
         if self._table.is_proven(row.id):
-            self._hearsay.met(row.id)
+            self._hearsay.drop(row.id)
         if source_id and self._table.is_proven(row.id):
             self._news.replace(row)
         return [change]
@@ -260,9 +245,9 @@ class Membership:
         id = change.member.id
         if change.new == "suspect":
             if source_id == self.me.id or self._chance.random() * self._table.size < HASTY_PROBES:
-                self._round.append(id)
-        elif not change.old and self._round and change.member.is_reachable:
-            self._round.insert(int(self._chance.random() * (len(self._round) + 1)), id)
+                self._round.put_first(id)
+        elif not change.old and change.member.is_reachable:
+            self._round.put_somewhere(id)
         if change.old == "dead" and source_id == id and id not in self._sync_soon:
             self._sync_soon.append(id)
 
@@ -291,6 +276,10 @@ class Membership:
         skip = to_id if accusation else ""
         news = self._news.take(limit - len(accusation), self._times(), is_heard, skip)
         return [self._table.dated(row, self._now) for row in accusation + news]
+
+    def revoked_updates(self) -> list[str]:
+        """Revoked ids to send along to any member."""
+        return self.revoked.news(self._times())
 
     def next_sync(self, now: float) -> Member | None:
         """With whom to exchange the whole table now; None while it is not time."""
@@ -354,3 +343,14 @@ class Membership:
         if row.state != "dead":
             raise errors.Refused(f"{row.name} is {row.state}: only a dead member can be forgotten; stop it first")
         return self._take(now, row._replace(state="left"), self.me.id)[0]
+
+    def revoke(self, now: float, ids: Iterable[str]) -> list[Change]:
+        """Take ids onto the list of those that are revoked, and strike their members, alive or not."""
+        self._advance(now)
+        changes = []
+        for id in self.revoked.merge(ids):
+            self._hearsay.drop(id)
+            row = self._table.get(id)
+            if row is not None and row.state != "left":
+                changes += self._take(now, row._replace(state="left"), self.me.id)
+        return changes

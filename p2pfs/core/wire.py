@@ -109,6 +109,7 @@ VERBS: dict[str, Verb] = _table(
     Verb("DRAIN", (), ADMINISTER, "give this node's shards to the others, or take them back", MAX_MESSAGE,
          streams_out=True),
     Verb("FORGET", (("member", TEXT),), ADMINISTER, "strike a dead member"),
+    Verb("REVOKE", (("who", TEXT),), ADMINISTER, "refuse a member or a client, for good and on every node"),
     Verb("GRANT", (), ADMINISTER, "sign a certificate for a client", MAX_MESSAGE),
     Verb("INVITE", (), ADMINISTER, "open an invitation for a machine that is to join", MAX_MESSAGE),
     Verb("JOIN", (("version", TEXT), ("name", TEXT)), Right.JOIN, "what a machine needs to be a member"),

@@ -14,6 +14,8 @@ from p2pfs.net.stream import Limits, Stream
 if TYPE_CHECKING:
     import ssl
 
+    from p2pfs.net.tls import Refusal
+
 Buffer = bytes | memoryview
 
 
@@ -187,11 +189,12 @@ def split_address(address: str) -> tuple[str, int]:
 
 def connect(
     address: str, context: ssl.SSLContext | None, deadline_s: float, expect_id: str | None,
-    limits: Limits | None = None, name: str | None = None,
+    limits: Limits | None = None, name: str | None = None, refusal: Refusal | None = None,
 ) -> Connection:
     """Connect to HOST:PORT by TLS or, without a `context`, to the unix socket of that path.
 
-    With `expect_id`, who is there must be that node; `name` is what it is called in TLS. HELLO is the caller's to say.
+    With `expect_id`, who is there must be that node; `refusal` may refuse whoever is there; `name` is what it is called
+    in TLS. HELLO is the caller's to say.
     Raises UsageError, Unreachable, DeadlinePassed, IdentityRefused, and NotFound for a name that it does not have.
     """
     if context is None:
@@ -199,10 +202,25 @@ def connect(
     from p2pfs.net import tls  # here, so that a client of the control socket does not load ssl
 
     secure = tls.connect(_connect_tcp(address, deadline_s), context, address, deadline_s, name)
-    if expect_id is not None and (peer := tls.party_of(secure))[:2] != (expect_id, "member"):
+    try:
+        _check(secure, address, expect_id, refusal)
+    except errors.IdentityRefused:
         secure.close()
-        raise errors.IdentityRefused(f"{address} is not the node {expect_id} but the {peer.kind} {peer.id}")
+        raise
     return Connection(Stream(secure, address, limits), secure)
+
+
+def _check(secure: ssl.SSLSocket, address: str, expect_id: str | None, refusal: Refusal | None) -> None:
+    """Raises IdentityRefused."""
+    if expect_id is None and refusal is None:
+        return
+    from p2pfs.net import tls
+
+    party = tls.party_of(secure)
+    if expect_id is not None and (party.id, party.kind) != (expect_id, "member"):
+        raise errors.IdentityRefused(f"{address} is not the node {expect_id} but the {party.kind} {party.id}")
+    if refusal is not None and (why := refusal(party)) is not None:
+        raise errors.IdentityRefused(f"{address}: {why}")
 
 
 def _connect_tcp(address: str, deadline_s: float) -> socket.socket:

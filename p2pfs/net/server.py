@@ -24,7 +24,7 @@ from p2pfs.net import doorman, listen, tls
 from p2pfs.net.doorman import Doorman, Stranger
 from p2pfs.net.session import Session
 from p2pfs.net.stream import Limits, Stream
-from p2pfs.net.tls import Party
+from p2pfs.net.tls import Party, Refusal
 
 __all__ = ["Server", "Session"]
 
@@ -76,15 +76,15 @@ class Server:
 
     def __init__(
         self, spawn: Spawn, semaphore: Callable[[int], Slots], limits: Limits | None = None, max_connections: int = 512,
-        trusts: Callable[[Party], bool] = lambda party: True,
+        refusal: Refusal = lambda party: None,
     ) -> None:
         """`spawn(name, fn, *args)` starts a task; `semaphore(count)` makes one that fits such tasks.
 
-        `trusts` is asked before each request: who was let in once need not be welcome for ever.
+        `refusal` is asked before each request: who was let in once need not be welcome for ever. See `retire`.
         """
         self._spawn = spawn
         self._limits = limits or Limits()
-        self._trusts = trusts
+        self._refusal = refusal
         self._control_slots = semaphore(CONTROL_SLOTS)
         self._doorman = Doorman(max_connections)
         self._doors: list[_Door] = []
@@ -185,9 +185,10 @@ class Server:
                 self._doorman.forget(stranger)
             stream = Stream(secure, f"{party.kind} {party.id} at {party.address}", self._patience(party))
             try:
+                self._check_welcome(party, address[0])
                 with self._doorman.seat(party):
                     self._serve(stream, party)
-            except errors.Busy as error:
+            except (errors.Busy, errors.IdentityRefused) as error:
                 self._turn_away(stream, error)
         except errors.IdentityRefused as error:
             self._doorman.refuse("handshake", address[0], str(error))
@@ -201,8 +202,13 @@ class Server:
         tls.accept(secure, f"{address[0]}:{address[1]}", self._limits.handshake_s)
         return secure, tls.party_of(secure)
 
+    def _check_welcome(self, party: Party, host: str) -> None:
+        if (why := self._refusal(party)) is not None:
+            self._doorman.refuse("unwelcome", host, why)
+            raise errors.IdentityRefused(why)
+
     @staticmethod
-    def _turn_away(stream: Stream, error: errors.Busy) -> None:
+    def _turn_away(stream: Stream, error: errors.P2pfsError) -> None:
         """Say why, and close."""
         with contextlib.suppress(errors.P2pfsError):
             stream.send(wire.format_error(error))
@@ -214,7 +220,7 @@ class Server:
         self._sessions[session] = stream
         metrics.CONNECTIONS.inc()
         try:
-            while not self._is_draining and self._trusts(party) and self._serve_one(session, stream):
+            while not self._is_draining and self._refusal(party) is None and self._serve_one(session, stream):
                 pass
         except errors.P2pfsError as error:
             log.debug("the connection ended: %s", error)
@@ -285,17 +291,19 @@ class Server:
 
     # --- the end -------------------------------------------------------------------------------------
 
-    def retire(self) -> int:
-        """After `trusts` changed: end the connections of those that it takes no more; how many there are.
+    def retire(self, at_once: bool = False) -> int:
+        """After `refusal` changed: end the connections of those that it refuses now; how many there are.
 
-        Idle ones are closed at once, and who is being answered gets his answer before.
+        Idle ones are closed; who is being answered gets his answer before, unless `at_once`.
         """
-        retired = [(session, stream) for session, stream in list(self._sessions.items())
-                   if not self._trusts(session.party)]
-        for session, stream in retired:
-            if not session.is_busy:
-                stream.close()
-        return len(retired)
+        count = 0
+        for session, stream in list(self._sessions.items()):
+            if (why := self._refusal(session.party)) is not None:
+                log.info("%s is not served any more: %s", stream.peer_name, why)
+                count += 1
+                if at_once or not session.is_busy:
+                    stream.close()
+        return count
 
     def drain(self, grace_s: float) -> None:
         """Accept nothing more, close idle connections, let the others answer what they were asked, then close."""

@@ -46,6 +46,8 @@ class Party(NamedTuple):
     """The name of the authority that vouches for it."""
 
 
+Refusal = Callable[[Party], "str | None"]
+"""Why somebody whose certificate is good is refused all the same; None: it is not."""
 ByInvitation = Callable[[str], ssl.SSLContext | None]
 """The context of the open invitation with that id."""
 

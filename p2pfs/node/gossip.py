@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from p2pfs import errors, green
-from p2pfs.core import hlc, placement, wire
+from p2pfs.core import hlc, placement, revocation, wire
 from p2pfs.core.member import MAX_NEWS, MAX_ROWS, Member, news_from_wire, news_to_wire
 from p2pfs.core.membership import TICK_S, Change
 from p2pfs.net.connection import Connection
@@ -35,7 +35,10 @@ DOUBLES = 4
 
 
 class Gossip:
-    """The greenlets that keep the table true. `on_change` gets every change of state, once, and may wait for a disk."""
+    """The greenlets that keep the table true.
+
+    `on_change` gets every change of state, once; `on_revoke` is called when ids were revoked. Both may wait for a disk.
+    """
 
     def __init__(
         self,
@@ -43,11 +46,13 @@ class Gossip:
         seeds: tuple[str, ...],
         on_change: Callable[[list[Change]], None],
         on_clash: Callable[[errors.IdentityRefused], None],
+        on_revoke: Callable[[], None],
     ) -> None:
         self.cluster = cluster
         self._seeds = seeds
         self._on_change = on_change
         self._on_clash = on_clash
+        self._on_revoke = on_revoke
         self._group = green.Group("gossip")
         self._seed_pause_s = SEED_RETRY_S
         self._clashing: set[tuple[str, ...]] = set()
@@ -74,9 +79,11 @@ class Gossip:
 
         `sender_id` is what TLS proved. Raises ProtocolError, IdentityRefused.
         """
-        sender, rows = news_from_wire(wire.parse_json(body, dict), most)
+        message = wire.parse_json(body, dict)
+        sender, rows = news_from_wire(message, most)
         if sender.id != sender_id:
             raise errors.IdentityRefused(f"{sender_id} speaks as {sender.id}")
+        self._hear_revoked(revocation.from_wire(message))
         self._merge([sender], sender_id)
         for start in range(0, len(rows), SLICE):
             self._merge(rows[start : start + SLICE], sender_id)
@@ -114,16 +121,55 @@ class Gossip:
         if known is not None and known.addresses != to.addresses:
             # Somebody else has its id, and outranks it: it has to hear so, to find out who was there first.
             rows.append(known)
-        return wire.dump_json(news_to_wire(membership.me, rows))
+        revoked = revocation.to_wire(membership.revoked_updates())
+        return wire.dump_json(news_to_wire(membership.me, rows) | revoked)
 
     def say_all(self) -> bytes:
         """A membership message with every row."""
         membership = self.cluster.membership
-        return wire.dump_json(news_to_wire(membership.me, membership.snapshot()[1:]))
+        revoked = revocation.to_wire(membership.revoked.all())
+        return wire.dump_json(news_to_wire(membership.me, membership.snapshot()[1:]) | revoked)
 
     def forget(self, id: str) -> None:
         """Strike a dead member; the others hear of it with the next probes. Raises NotFound, Refused."""
         self._report([self.cluster.membership.forget(time.monotonic(), id)])
+
+    def revoke(self, id: str) -> list[Member]:
+        """Have an id refused everywhere, for good; the members that did not confirm to know of it yet.
+
+        Raises NoSpace, Busy, Refused when it is in force and cannot be kept here.
+        """
+        self._take_revoked([id])
+        asked = {
+            peer.member.id: self._group.spawn("revoke", self._tell_revoked, peer, id)
+            for peer in self.cluster.live_peers()
+        }
+        green.wait(list(asked.values()), timeout=MESSAGE_S)
+        told = {self.cluster.id, *(of for of, greenlet in asked.items() if greenlet.value)}
+        return [member for member in self.cluster.members() if member.id not in told]
+
+    def _tell_revoked(self, peer: Peer, id: str) -> bool:
+        """Does it know afterwards? A version that knows no revocation takes the message, and answers without a list."""
+        try:
+            answer = self._push(peer)
+            self.hear_all(answer, peer.member.id)
+            return id in revocation.from_wire(wire.parse_json(answer, dict))
+        except errors.P2pfsError as error:
+            log.warning("%s does not know yet what was revoked: %s", peer.member.name, error)
+            return False
+
+    def _hear_revoked(self, ids: list[str]) -> None:
+        try:
+            self._take_revoked(ids)
+        except (errors.NoSpace, errors.Busy, errors.Refused) as error:
+            log.error("revoked ids hold until a restart; they cannot be kept: %s", error)
+
+    def _take_revoked(self, ids: list[str]) -> None:
+        membership = self.cluster.membership
+        before = len(membership.revoked)
+        self._report(membership.revoke(time.monotonic(), ids))
+        if len(membership.revoked) > before:
+            self._on_revoke()
 
     def leave(self) -> None:
         """Tell everybody that this node goes for good: it has given away all that it held."""
@@ -228,14 +274,14 @@ class Gossip:
 
     def _exchange(self, partner: Member) -> None:
         """Full push/pull of the table with one member."""
-        body = self.say_all()
         try:
-            answer = self.cluster.peers.get(partner).call(
-                "probe", lambda connection: connection.request("MEMBERS", body=body), MESSAGE_S
-            )
-            self.hear_all(answer, partner.id)
+            self.hear_all(self._push(self.cluster.peers.get(partner)), partner.id)
         except errors.P2pfsError as error:
             log.warning("exchange with %s: %s", partner.name, error)
+
+    def _push(self, peer: Peer) -> bytes:
+        body = self.say_all()
+        return peer.call("probe", lambda connection: connection.request("MEMBERS", body=body), MESSAGE_S)
 
     # --- first contact -------------------------------------------------------------------------------
 

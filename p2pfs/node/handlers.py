@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node import granting, joining_verbs, member_verbs, scrub_verb, storing, upkeep_verbs, user_verbs
+from p2pfs.node import granting, joining_verbs, member_verbs, revoking, scrub_verb, storing, upkeep_verbs, user_verbs
 from p2pfs.node.services import Services
 
 Handler = Callable[[Services, Session, Line], None]
@@ -47,6 +47,7 @@ HANDLERS: dict[str, Handler] = {
     "GC": upkeep_verbs.gc,
     "DRAIN": upkeep_verbs.drain,
     "FORGET": upkeep_verbs.forget,
+    "REVOKE": revoking.revoke,
     "GRANT": granting.grant,
     "INVITE": joining_verbs.invite,
     "JOIN": joining_verbs.join,

@@ -39,7 +39,7 @@ class Identity:
         self.reload(config)
 
     def reload(self, config: Config) -> None:
-        """Issue a fresh certificate and make the contexts anew. What is open stays so; see `trusts`."""
+        """Issue a fresh certificate and make the contexts anew. What is open stays so; see `refusal`."""
         cluster = config.cluster
         if cluster.tls_ca is not None:
             ca, cert, key = (str(path) for path in (cluster.tls_ca, cluster.tls_cert, cluster.tls_key))
@@ -51,9 +51,11 @@ class Identity:
         self._server = tls.server_context(ca, cert, key, self._invited)
         self._client = tls.client_context(ca, cert, key)
 
-    def trusts(self, party: tls.Party) -> bool:
+    def refusal(self, party: tls.Party) -> str | None:
         """Whether the authority that vouched for somebody in the handshake is accepted still. Guests have a time."""
-        return self._issuers is None or party.kind in ("local", "guest") or party.issuer in self._issuers
+        if self._issuers is None or party.kind in ("local", "guest") or party.issuer in self._issuers:
+            return None
+        return "the secret behind its certificate is not accepted any more"
 
     def issue_client(
         self, key: PublicKey, name: str, role: str, now: datetime.datetime, end: datetime.datetime

@@ -11,7 +11,9 @@ from p2pfs import errors, green, metrics
 from p2pfs.config import Config
 from p2pfs.core.member import Member
 from p2pfs.core.membership import Change, Membership, Timing
+from p2pfs.core.revocation import Revocations
 from p2pfs.net.server import Server
+from p2pfs.net.tls import Party
 from p2pfs.node import handlers
 from p2pfs.node.audit import Audit
 from p2pfs.node.buffers import BufferPool
@@ -33,6 +35,7 @@ from p2pfs.node.upkeep_verbs import DRAINING
 from p2pfs.store.catalog import ANEW, Catalog
 from p2pfs.store.disk import DiskStore
 from p2pfs.store.files import lock_data_dir, prepare_data_dir
+from p2pfs.store.revoked import load_revoked, save_revoked
 from p2pfs.store.roster import load_members, save_members
 from p2pfs.version import VERSION
 
@@ -73,14 +76,15 @@ class Node:
         usage = local.usage()
         catalog = self._open_catalog(may_have_blocks=bool(usage.blocks) or not usage.is_exact)
         caller = Caller(self.identity.id, self.config.node.name, new_instance(started))
-        peers = Peers(caller, self.identity.client_context)
+        self._revoked = self._load_revoked()
+        peers = Peers(caller, self.identity.client_context, self._refusal)
         self._server = self._bind()
         me = Member(
             id=self.identity.id, name=self.config.node.name, addresses=(self.address,),
             incarnation=int(started * 1000), zone=self.config.node.zone, capacity=self.config.node.capacity,
             version=VERSION,
         )
-        membership = Membership(me, self._timing(), random.Random())
+        membership = Membership(me, self._timing(), random.Random(), self._revoked)
         if catalog.recall(DRAINING) == "yes":
             membership.drain()
         cluster = Cluster(membership, peers, self.config.repair.out_after, bool(self.config.cluster.seeds))
@@ -89,6 +93,21 @@ class Node:
         cluster.changed()
         metrics.PINS.set(catalog.counts().live)
         self._begin()
+
+    def _refusal(self, party: Party) -> str | None:
+        if party.id in self._revoked:
+            return f"{party.id} was revoked in this cluster"
+        return self.identity.refusal(party)
+
+    def _load_revoked(self) -> Revocations:
+        revoked = Revocations(load_revoked(self._data_dir))
+        if self.identity.id in revoked:
+            raise errors.Refused(
+                f"the identity of this node, {self.identity.id}, was revoked; to become a new node, remove "
+                f"{self._data_dir / 'identity.pem'}"
+            )
+        self._revoked_kept = len(revoked)
+        return revoked
 
     def _open_store(self) -> DiskStore:
         storage = self.config.storage
@@ -110,7 +129,7 @@ class Node:
     def _bind(self) -> Server:
         node = self.config.node
         server = Server(
-            self._connections.spawn, green.Semaphore, max_connections=node.max_connections, trusts=self.identity.trusts
+            self._connections.spawn, green.Semaphore, max_connections=node.max_connections, refusal=self._refusal
         )
         self.address = server.listen_tcp(node.listen, self.identity.server_context)
         if node.advertise:
@@ -138,7 +157,7 @@ class Node:
         return Services(
             config=config, caller=caller, identity=self.identity, started=started, local=local, own_buffers=own,
             serve_buffers=BufferPool("serve", config.node.buffers // 4), paced_buffers=paced, cluster=cluster,
-            gossip=Gossip(cluster, config.cluster.seeds, self._changed, self._clash),
+            gossip=Gossip(cluster, config.cluster.seeds, self._changed, self._clash, self._on_revoke),
             pinning=pinning, fetcher=fetcher, placer=placer, reader=Reader(local, fetcher, own, paced),
             small=SmallReader(local, cluster, fetcher, own, self._copies),
             audit=Audit(local, cluster, fetcher, placer, pinning, lambda: self.config),
@@ -158,6 +177,7 @@ class Node:
         self._group.loop("recount", self._recount)
         self._group.loop("space", self._report_space)
         self._group.loop("save-members", self._save_members, first_s=SAVE_S)
+        self._group.loop("keep-revoked", self._keep_revoked, first_s=SAVE_S)
         self._group.loop("out-after", self._refresh_placement, first_s=PLACEMENT_S)
 
     # --- while it runs -------------------------------------------------------------------------------
@@ -170,6 +190,18 @@ class Node:
         for change in changes:
             if change.new == "alive" and change.old != "alive":
                 self.services.pinning.sync_soon(change.member.id)
+
+    def _on_revoke(self) -> None:
+        self._server.retire(at_once=True)
+        self._keep_revoked()
+
+    def _keep_revoked(self) -> float:
+        with self._saving:
+            count = len(self._revoked)
+            if count != self._revoked_kept:
+                self.services.local.run(save_revoked, self._data_dir, self._revoked.all())
+                self._revoked_kept = count
+        return SAVE_S
 
     def _clash(self, error: errors.IdentityRefused) -> None:
         self._fail("identity", error)

@@ -18,6 +18,7 @@ from p2pfs.core import batches
 from p2pfs.core.cid import CID
 from p2pfs.core.membership import Member
 from p2pfs.net.connection import Connection, connect
+from p2pfs.net.tls import Party, Refusal
 from p2pfs.node.batcher import Batcher
 from p2pfs.node.hello import Caller, Hello, hello
 from p2pfs.node.lanes import Lane
@@ -25,6 +26,8 @@ from p2pfs.store.base import Outcome
 
 T = TypeVar("T")
 SmallBlock = tuple[CID, bytes]
+Connect = Callable[[str, str | None], Connection]
+"""To an address; who is there must have that id."""
 
 LANES = {"probe": 2, "catalog": 1, "bulk": 4}
 """Connections to one member, by lane."""
@@ -50,11 +53,11 @@ class Peer:
     """A member that we talk to: its lanes, how fast it answers, and whether to avoid it for a while."""
 
     def __init__(
-        self, member: Member, caller: Caller, context: Callable[[], ssl.SSLContext], group: green.Group
+        self, member: Member, caller: Caller, connect: Connect, group: green.Group
     ) -> None:
         self.member = member
         self._caller = caller
-        self._context = context
+        self._connect = connect
         self._lanes = {name: Lane(self._open, size) for name, size in LANES.items()}
         self._renewals: Batcher[CID, bool] = Batcher(
             group, f"have-{member.name}", lambda cids: self.have("renew", cids), HAVE_BATCH
@@ -78,7 +81,7 @@ class Peer:
         failure: errors.P2pfsError = errors.Unreachable(f"{self.member.name} has no address")
         for address in self.member.addresses:
             try:
-                connection = connect(address, self._context(), CONNECT_S, self.member.id)
+                connection = self._connect(address, self.member.id)
             except errors.P2pfsError as error:
                 failure = error
                 continue
@@ -250,9 +253,12 @@ class _Stale(Exception):
 class Peers:
     """All peers by node id, following the membership table."""
 
-    def __init__(self, caller: Caller, context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(
+        self, caller: Caller, context: Callable[[], ssl.SSLContext], refusal: Refusal = lambda party: None
+    ) -> None:
         self.caller = caller
         self._context = context
+        self._refusal_of_member = refusal
         self._peers: dict[str, Peer] = {}
         self._group = green.Group("peers")
 
@@ -262,7 +268,7 @@ class Peers:
         if peer is None or peer.member.addresses != member.addresses:
             if peer:
                 peer.sever()
-            peer = self._peers[member.id] = Peer(member, self.caller, self._context, self._group)
+            peer = self._peers[member.id] = Peer(member, self.caller, self._connect, self._group)
         peer.member = member
         return peer
 
@@ -272,12 +278,20 @@ class Peers:
 
     def dial(self, address: str) -> tuple[Connection, Hello]:
         """A connection to whoever is at this address; the caller closes it. Raises P2pfsError."""
-        connection = connect(address, self._context(), CONNECT_S, None)
+        connection = self._connect(address, None)
         answer = hello(connection, self.caller)
         if (proven := connection.peer_id()) != answer.id:
             connection.close()
             raise errors.IdentityRefused(f"{address} says that it is {answer.id}, its certificate that it is {proven}")
         return connection, answer
+
+    def _connect(self, address: str, id: str | None) -> Connection:
+        return connect(address, self._context(), CONNECT_S, id, refusal=self._refusal)
+
+    def _refusal(self, party: Party) -> str | None:
+        if party.kind != "member":
+            return f"no member but the {party.kind} {party.id}"
+        return self._refusal_of_member(party)
 
     def meet(self, address: str) -> Hello:
         """Who is at this address? Raises P2pfsError."""

@@ -262,4 +262,4 @@ def test_every_file_of_a_data_directory_is_explained(tmp_path: Path) -> None:
         found |= {path.name for path in node.data_dir.iterdir()}
     found = {name.replace("catalog.sqlite-wal", "-wal") for name in found}
     assert found <= explained, found - explained
-    assert explained - found <= {"own-secret", "invitations", "scrub", "catalog-dropped-1750000000000.jsonl"}
+    assert explained - found <= {"own-secret", "invitations", "revoked", "scrub", "catalog-dropped-1750000000000.jsonl"}

@@ -33,7 +33,7 @@ def gossip() -> Iterator[Gossip]:
     membership = Membership(member(0), Timing(), random.Random(1))
     made = Gossip(
         Cluster(membership, Peers(Caller("gossip-0", "me", "0" * 16), no_connection), 600.0), (), lambda changes: None,
-        cast(Any, None),
+        cast(Any, None), lambda: None,
     )
     yield made
     made.stop()

@@ -307,3 +307,11 @@ def test_every_option_is_read_by_the_program() -> None:
 
 def test_public_names_exist() -> None:
     assert all(hasattr(configuration, name) for name in configuration.__all__)
+
+
+@pytest.mark.parametrize("override", ["cluster.secret:{}", "cluster.secret {}", "cluster.secret{}", "{}", " {}"])
+def test_an_override_without_its_sign_is_not_quoted(override: str) -> None:
+    secret = "0123456789abcdef" * 4
+    with pytest.raises(errors.ConfigError, match="write it as") as refused:
+        load(None, [override.format(secret)], {})
+    assert secret[:4] not in str(refused.value)

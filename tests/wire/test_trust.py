@@ -30,10 +30,10 @@ def test_the_issuer_of_a_certificate_is_known_and_its_connections_end_with_the_t
         go_on.wait()
         session.reply(b"to the end")
 
-    def trusts(party: tls.Party) -> bool:
-        return party.kind == "local" or party.issuer in trusted
+    def refusal(party: tls.Party) -> str | None:
+        return None if party.kind == "local" or party.issuer in trusted else "not any more"
 
-    with running(tmp_path, {"STATUS": answer, "PINS": answer, "STAT": slow}, node=node, trusts=trusts) as started, \
+    with running(tmp_path, {"STATUS": answer, "PINS": answer, "STAT": slow}, node=node, refusal=refusal) as started, \
             contextlib.ExitStack() as stack:
         def knock(secret: str) -> Connection:
             files = material(tmp_path / secret, secret, accepts=("new",))
@@ -57,5 +57,5 @@ def test_the_issuer_of_a_certificate_is_known_and_its_connections_end_with_the_t
         local.request("STATUS")
         # And who was in the middle of his handshake meanwhile.
         late = stack.enter_context(contextlib.closing(knock("old")))
-        with pytest.raises(errors.Unreachable):
+        with pytest.raises(errors.IdentityRefused, match="not any more"):
             late.request("STATUS")

@@ -415,6 +415,9 @@ class FakeNode:
 
     _audit = _scrub = _gc = _drain = _upkeep
 
+    def _revoke(self, talk: Talk, line: wire.Line) -> None:
+        talk.ok(self.ends["REVOKE"])
+
     def _grant(self, talk: Talk, line: wire.Line) -> None:
         self.options = json.loads(talk.body(line.length))
         talk.ok(self.ends["GRANT"] | {name: self.options[name] for name in ("name", "role")})

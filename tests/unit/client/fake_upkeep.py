@@ -33,6 +33,7 @@ ENDS: dict[str, dict[str, Any]] = {
     },
     "DRAIN": {"is_draining": True, "is_drained": True, "left_blocks": 0, "left_bytes": 0},
     "FORGET": {"id": "b" * 32, "name": "b"},
+    "REVOKE": {"id": "b" * 32, "name": "b", "untold": []},
     "GRANT": {
         "id": "c" * 32, "name": "", "role": "", "expires": 1800000000, "certificate": "the certificate\n",
         "ca": "the ca\n",
