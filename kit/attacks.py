@@ -57,6 +57,7 @@ class Target:
             "cert.pem": certificates.issue(authority, certificates.load_key(key), self.id, now),
         }
         for name, data in contents.items():
+            (folder / name).touch(0o600)
             (folder / name).write_bytes(data)
         self.context = tls.client_context_from_dir(str(folder))
         self.member = Member(self.id, "evil", ("127.0.0.1:9",), incarnation=int(time.time() * 1000))

@@ -95,6 +95,12 @@ class Unreachable(P2pfsError):
     is_retryable = True
 
 
+class TurnedAway(Unreachable):
+    """A connection that was closed in its handshake without a word: too many came before it, or a node is stopping."""
+
+    token = "TURNED_AWAY"
+
+
 class TooFewNodes(P2pfsError):
     """Fewer nodes took a block or a pin than the wanted durability needs."""
 

@@ -143,8 +143,21 @@ def test_limits_are_those_of_the_code() -> None:
 
 def test_every_limit_has_a_test_that_exists() -> None:
     for what, _, _, _, test in limit_rows():
-        path, _, name = test.strip("`").partition("::")
-        assert f"\ndef {name}(" in (ROOT / path).read_text(), what
+        assert exists(test.strip("`")), what
+
+
+def exists(test: str) -> bool:
+    """For `path::name`."""
+    path, _, name = test.partition("::")
+    return f"\ndef {name}(" in (ROOT / path).read_text()
+
+
+def test_every_threat_names_its_tests() -> None:
+    rows = cells(section("SECURITY.md", "Threats"))
+    assert len(rows) > 40
+    for threat, _, tests in rows:
+        found = re.findall(r"`([^`]+)`", tests)
+        assert found and all(map(exists, found)), threat
 
 
 def test_the_tokens_of_limits_are_tokens() -> None:

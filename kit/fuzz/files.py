@@ -12,10 +12,12 @@ from kit.fuzz.messages import check_pins
 from p2pfs import errors
 from p2pfs.config import loading
 from p2pfs.config.options import ROWS, Config
+from p2pfs.core import invitation, revocation
+from p2pfs.core.invitation import Token
 from p2pfs.core.member import Member
 from p2pfs.core.pins import Pin
 from p2pfs.net import certificates
-from p2pfs.store import roster
+from p2pfs.store import revoked, roster
 from p2pfs.store.snapshot import read_snapshot
 
 _folder = tempfile.TemporaryDirectory(prefix="p2pfs-fuzz-")
@@ -83,6 +85,37 @@ def parse_key(pem: bytes) -> certificates.Key:
     """A node's or client's key."""
     try:
         return certificates.load_key(pem)
+    except ValueError as error:
+        raise errors.Refused(str(error)) from None
+
+
+def parse_revoked(data: bytes) -> list[str]:
+    """The list of revoked ids: a line that cannot be read is left out."""
+    logging.getLogger(revoked.__name__).setLevel(logging.CRITICAL)
+    return revoked.load_revoked(_file(revoked.FILE, data).parent)
+
+
+def check_revoked(ids: list[str]) -> None:
+    """What a disk gives can be told to others."""
+    told = ids[: revocation.MAX_IDS]
+    assert revocation.from_wire(revocation.to_wire(told)) == told
+
+
+def parse_invitation(text: bytes) -> Token:
+    """The word that `p2pfs-cli invite` prints."""
+    return invitation.parse_token(text.decode("latin-1"))
+
+
+def check_invitation(token: Token) -> None:
+    """It is written in one way, and does not show its secret."""
+    assert invitation.parse_token(invitation.format_token(token)) == token
+    assert token.secret.hex() not in repr(token)
+
+
+def parse_csr(pem: bytes) -> certificates.PublicKey:
+    """A client's request for a certificate."""
+    try:
+        return certificates.requested_key(pem)
     except ValueError as error:
         raise errors.Refused(str(error)) from None
 

@@ -9,7 +9,7 @@ from kit.fuzz import content, files, lines, messages
 from kit.fuzz.harness import Target
 from p2pfs import errors
 from p2pfs.config.options import ROWS, SECTIONS
-from p2pfs.core import batches, dagpb, pins, unixfs, wire
+from p2pfs.core import batches, dagpb, invitation, pins, unixfs, wire
 from p2pfs.core.cid import CID
 from p2pfs.core.member import Member
 from p2pfs.core.pins import Pin
@@ -18,6 +18,7 @@ from p2pfs.net import certificates
 from p2pfs.node.health import Checkup
 from p2pfs.node.hello import parse_hello
 from p2pfs.node.storing import OPTIONS
+from p2pfs.setup.guest import parse_welcome
 
 _VERBS = tuple(wire.VERBS) + tuple(wire.RECORDS) + (" ", "\r\n", "%", "%0a", "-", "check", "renew")
 _REPLIES = ("OK ", "PART ", "ERR ", *errors.BY_TOKEN)
@@ -68,5 +69,11 @@ TARGETS: dict[str, Target] = {target.name: target for target in (
     Target("members", files.parse_roster, (), files.check_roster, (*Member._fields, *_JSON)),
     Target("config", files.parse_config, (errors.ConfigError,), files.check_config,
            (*(f"[{section}]" for section in SECTIONS), *(f"{row.key} = " for row in ROWS.values()), "%(", "${", "MiB")),
+    Target("revoked", files.parse_revoked, (), files.check_revoked),
+    Target("invitation", files.parse_invitation, (errors.Refused,), files.check_invitation,
+           (invitation.PREFIX, "=", "\n", " "), max_bytes=1024),
+    Target("welcome", parse_welcome, (ProtocolError,), words=("secrets", "seeds", "options", *_JSON)),
+    Target("csr", files.parse_csr, (errors.Refused,), words=("-----BEGIN ", "-----END ", "CERTIFICATE REQUEST-----"),
+           max_bytes=certificates.MAX_REQUEST + 100),
     Target("certificate", files.parse_certificate, (errors.IdentityRefused,), max_bytes=2048),
 )}

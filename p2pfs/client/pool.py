@@ -23,6 +23,8 @@ CONNECT_S = 10.0
 PROGRESS_S = 10.0
 IDLE_S = 240.0
 """The node closes a connection after 300 s without a request; an older one is not used again."""
+AGAIN_S = 0.25
+"""Between two attempts to connect to a node that turns connections away (docs/LIMITS.md)."""
 AGE_S = 60.0
 """A connection by TLS serves for so long: then a program that runs for months proves itself anew, with what is in the
 folder of certificates by then."""
@@ -157,7 +159,7 @@ class Pool:
         patience = Patience()
         patience.deadline = deadline
         try:
-            connection = connect(self.address, self._tls(), deadline.wait_s(CONNECT_S), None, patience)
+            connection = self._connect(deadline, patience)
         except errors.Unreachable as error:
             raise errors.Unreachable(
                 f"no node answers at {self.address} ({error}); start one with `p2pfs-node -c conf/node.ini`, or say "
@@ -170,6 +172,17 @@ class Pool:
             raise
         now = time.monotonic()
         return Pooled(connection, patience, now, now)
+
+    def _connect(self, deadline: Deadline, patience: Patience) -> Connection:
+        """A connection. A crowd of clients behind one address may have to wait: a node takes so many a second."""
+        end = time.monotonic() + CONNECT_S
+        while True:
+            try:
+                return connect(self.address, self._tls(), deadline.wait_s(CONNECT_S), None, patience)
+            except errors.TurnedAway:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(deadline.wait_s(AGAIN_S))
 
     def _tls(self) -> ssl.SSLContext | None:
         if self._tls_dir is None or self.is_local:

@@ -109,8 +109,8 @@ def connect(
     """The client's handshake over a connected socket, which is closed on failure. `name` is what it calls the node.
 
     Raises IdentityRefused (the other end has no certificate that we accept), NotFound (nor does it know that name),
-    Unreachable, DeadlinePassed. That it does not accept ours shows only when something is read: TLS 1.3 has no answer
-    to the last message.
+    TurnedAway, Unreachable, DeadlinePassed. That it does not accept ours shows only when something is read: TLS 1.3
+    has no answer to the last message.
     """
     try:
         secure = _wrap(plain, context, server_side=False, name=name)
@@ -128,7 +128,8 @@ def connect(
     except OSError as error:
         if getattr(error, "reason", None) == "TLSV1_UNRECOGNIZED_NAME":
             raise errors.NotFound(f"{address} is not known as {name}") from None
-        raise errors.Unreachable(
+        kind = errors.TurnedAway if isinstance(error, ssl.SSLEOFError | ConnectionError) else errors.Unreachable
+        raise kind(
             f"no TLS 1.3 with {address}: {_reason(error)}; is it p2pfs, with the same cluster secret?"
         ) from None
 

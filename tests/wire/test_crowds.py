@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from p2pfs import errors, metrics
+from p2pfs.client import pool as pool_module
+from p2pfs.client.deadline import Deadline
+from p2pfs.client.pool import Pool
 from p2pfs.core import rights
 from p2pfs.core.wire import Line
 from p2pfs.net import doorman as doorman_module
@@ -31,7 +34,7 @@ def status(session: Session, line: Line) -> None:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Running]:
-    with running(tmp_path, {"STATUS": status}, max_connections=200) as started:
+    with running(tmp_path, {"HELLO": status, "STATUS": status}, max_connections=200) as started:
         yield started
 
 
@@ -81,6 +84,27 @@ def test_a_flood_of_connections_is_closed_and_friends_that_are_in_are_served(
     node.join()
     assert not node.server._doorman._strangers
     assert len(os.listdir("/proc/self/fd")) <= handles
+
+
+def test_a_client_of_a_crowd_waits_for_its_turn(
+    node: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """HANDSHAKES_PER_S is for all that are behind one address: a loop of commands there must not see errors."""
+    monkeypatch.setattr(doorman_module, "HANDSHAKES_AT_ONCE", 2)
+    monkeypatch.setattr(doorman_module, "HANDSHAKES_PER_S", 10.0)
+    before, client = refused("rate"), material(tmp_path / "client", role="read")
+    folder = str(Path(client.key).parent)
+    for _ in range(5):
+        with contextlib.closing(Pool(node.address, folder)) as pool, pool.connection(Deadline(None)) as one:
+            assert one.request("STATUS") == b"client"
+    assert refused("rate") > before
+    monkeypatch.setattr(doorman_module, "HANDSHAKES_AT_ONCE", 0)
+    with contextlib.closing(Pool(node.address, folder)) as pool:
+        with pytest.raises(errors.DeadlinePassed), pool.connection(Deadline(0.3)):
+            pass
+        monkeypatch.setattr(pool_module, "CONNECT_S", 0.3)
+        with pytest.raises(errors.Unreachable, match="no node answers"), pool.connection(Deadline(None)):
+            pass
 
 
 def test_one_member_has_so_many_connections_and_another_gets_in(
