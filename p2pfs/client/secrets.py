@@ -54,7 +54,7 @@ def read_settings(path: str | None = None) -> Settings:
             raise configparser.Error(f"over {MAX_SECRET_BYTES} characters")
         parser.read_string(text)
     except configparser.Error as error:
-        raise errors.ConfigError(f"{path}: {error}") from None
+        raise errors.ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
     for section in parser.sections():
         for key in parser[section] if section == "store" else ("",):
             if section != "store" or key not in Settings._fields:
