@@ -9,7 +9,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli kit
 
-.PHONY: help venv demo test test-slow bench bench-peers bench-dedup bench-scale soak chaos kills lint format reference clean
+.PHONY: help venv demo test test-slow bench bench-peers bench-dedup bench-scale soak fuzz chaos kills lowest audit-deps lint format reference clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -53,8 +53,20 @@ kills: $(READY)  ## 1000 rounds of kill -9 at random moments of stores (docs/CHA
 bench-scale: $(READY)  ## what it costs as blocks, pins and members grow (docs/SCALE.md)
 	$(BIN)/python -m kit.scale $(ARGS)
 
+# ARGS: make fuzz ARGS='--minutes=5 cid car'; atheris, which guides it, has no wheel for some Pythons: then it is blind
+fuzz: $(READY)  ## an hour of inputs that nobody thought of, for every parser of foreign bytes (docs/FUZZING.md)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]' \
+		|| echo 'atheris cannot be installed here'
+	$(BIN)/python -m kit.fuzz $(ARGS)
+
 soak: $(READY)  ## an hour of full load on three nodes: nobody is taken for dead, nothing grows
 	$(BIN)/python -m kit.soak $(ARGS)
+
+lowest: $(READY)  ## the tests with the oldest dependencies that setup.cfg allows, in an environment of their own
+	$(BIN)/python -m kit.dependencies lowest
+
+audit-deps: $(READY)  ## known vulnerabilities of the dependencies (pip-audit: needs PyPI itself, a mirror knows none)
+	$(BIN)/python -m kit.dependencies audit
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check $(SOURCES)
@@ -68,5 +80,5 @@ reference: $(READY)  ## write conf/node.ini and docs/CONFIGURATION.md from the o
 	$(BIN)/python -m p2pfs.config > docs/CONFIGURATION.md
 
 clean:  ## remove everything that can be made again
-	rm -rf .venv .peers build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .peers .fuzz .deps build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

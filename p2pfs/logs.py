@@ -80,7 +80,7 @@ class TextFormatter(logging.Formatter):
         parts += [f"{key}={_quoted(value)}" for key, value in _extras(record).items()]
         lines = [" ".join(parts)]
         if record.exc_info:
-            lines += self.formatException(record.exc_info).splitlines()
+            lines += map(_one_line, self.formatException(record.exc_info).splitlines())
         return "\n    ".join(lines)
 
 

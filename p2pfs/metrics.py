@@ -17,13 +17,16 @@ def _gauge(name: str, help: str, *labels: str) -> Gauge:
 
 
 CONNECTIONS = _gauge("connections", "Connections that this node accepted and that are open")
+CONNECTIONS_REFUSED = _counter(
+    "refused_connections", "Connections that this node closed before it served them, by docs/LIMITS.md", "why"
+)
 REQUESTS = _counter("requests", "Requests answered, by verb and by OK or the error's token", "verb", "outcome")
 GREENLET_FAILURES = _counter("greenlet_failures", "Exceptions that reached the top of a greenlet or a worker's step")
 BLOCKS_WRITTEN = _counter("blocks_written", "Blocks made durable on this node's disk")
 BYTES_WRITTEN = _counter("bytes_written", "Bytes of blocks made durable on this node's disk")
 BLOCKS_SENT = _counter("blocks_sent", "Blocks put to other nodes", "outcome")
 BLOCKS_FETCHED = _counter("blocks_fetched", "Blocks got from other nodes", "outcome")
-BLOCKS_CORRUPT = _counter("blocks_corrupt", "Blocks whose bytes did not match their name, on this disk or from a peer")
+BLOCKS_CORRUPT = _counter("blocks_corrupt", "Blocks read here or got from a peer whose bytes did not match their name")
 HEDGES = _counter("hedges", "Second holders asked because the first was slow or failed")
 BLOCKS_SCRUBBED = _counter("scrubbed_blocks", "Blocks on this disk that the scrub read and found good")
 BYTES_SCRUBBED = _counter("scrubbed_bytes", "Bytes of blocks that the scrub read and found good")

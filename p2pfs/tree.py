@@ -20,6 +20,8 @@ from p2pfs.core.directory import check_name, show
 
 MAX_TREE_DEPTH = 256
 """Directories in each other, read or made. What is read stays far below what core.dag walks."""
+MAX_TREE_ENTRIES = 1 << 24
+"""Names in all directories of a tree that is made: a few blocks can stand for any number of files."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RESUME = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -137,8 +139,9 @@ class TreeWriter:
     """Makes a tree below one directory, which is made if it is not there. A context manager.
 
     What an earlier, interrupted run made is used again: directories, symbolic links, and files, which are opened with
-    what is in them. Each name may come once in a directory. All methods raise Refused when a name would lead
-    elsewhere, is there as something else, or the system refuses, and NoSpace.
+    what is in them. Each name may come once in a directory, and so may each name that the file system takes for the
+    same one (where upper and lower case, or two ways to write an accent, are no difference). All methods raise Refused
+    when a name would lead elsewhere, is there as something else, or the system refuses, and NoSpace.
     """
 
     def __init__(self, target: str | bytes | os.PathLike[str]) -> None:
@@ -149,6 +152,8 @@ class TreeWriter:
             _cannot("make the directory", path, error)
         self._paths = [path]
         self._names: list[set[bytes]] = [set()]
+        self._inodes: list[dict[int, bytes]] = [{}]
+        self._count = 0
 
     def enter(self, name: bytes) -> None:
         """Make a directory, and go into it."""
@@ -156,11 +161,14 @@ class TreeWriter:
         if len(self._fds) > MAX_TREE_DEPTH:
             raise errors.Refused(f"{show(path)}: over {MAX_TREE_DEPTH} directories in each other")
         try:
-            self._fds.append(_enter(name, self._fds[-1]))
+            fd = _enter(name, self._fds[-1])
         except OSError as error:
             _cannot("make the directory", path, error)
+        self._claim_inode(name, path, fd)
+        self._fds.append(fd)
         self._paths.append(path)
         self._names.append(set())
+        self._inodes.append({})
 
     def leave(self) -> None:
         """Go back to the directory above; not from the target itself."""
@@ -169,17 +177,20 @@ class TreeWriter:
         os.close(self._fds.pop())
         self._paths.pop()
         self._names.pop()
+        self._inodes.pop()
 
     def open_file(self, name: bytes) -> int:
         """A descriptor for reading and writing a file, new or with what was in it; the caller closes it."""
         path = self._claim(name)
         folder = self._fds[-1]
         try:
-            return os.open(name, _CREATE, 0o666, dir_fd=folder)
+            fd = os.open(name, _CREATE, 0o666, dir_fd=folder)
         except FileExistsError:
-            return _resume(name, folder, path)
+            fd = _resume(name, folder, path)
         except OSError as error:
             _cannot("make", path, error)
+        self._claim_inode(name, path, fd)
+        return fd
 
     def symlink(self, name: bytes, target: bytes) -> None:
         """Make a symbolic link; it may point anywhere, and nothing here ever follows it."""
@@ -187,11 +198,13 @@ class TreeWriter:
         folder = self._fds[-1]
         try:
             found = _link_at(name, folder)
-            if found == target:
-                return
             if found is not None:
+                self._check_inode(name, path, os.stat(name, dir_fd=folder, follow_symlinks=False))
+            if found is not None and found != target:
                 os.unlink(name, dir_fd=folder)
-            os.symlink(target, name, dir_fd=folder)
+            if found != target:
+                os.symlink(target, name, dir_fd=folder)
+            self._check_inode(name, path, os.stat(name, dir_fd=folder, follow_symlinks=False))
         except OSError as error:
             _cannot("make the link", path, error)
         except ValueError:
@@ -219,8 +232,28 @@ class TreeWriter:
         path = os.path.join(self._paths[-1], name)
         if name in self._names[-1]:
             raise errors.Refused(f"{show(path)} comes twice in one directory")
+        if self._count == MAX_TREE_ENTRIES:
+            raise errors.Refused(f"{show(self._paths[0])} would hold over {MAX_TREE_ENTRIES} names")
         self._names[-1].add(name)
+        self._count += 1
         return path
+
+    def _claim_inode(self, name: bytes, path: bytes, fd: int) -> None:
+        """As `_check_inode`, for what is open; closes it when it is refused."""
+        try:
+            self._check_inode(name, path, os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _check_inode(self, name: bytes, path: bytes, found: os.stat_result) -> None:
+        """Each name in a directory stands for something of its own, or the file system takes two of them for one."""
+        other = self._inodes[-1].setdefault(found.st_ino, name)
+        if other != name:
+            raise errors.Refused(
+                f"{show(path)} and {show(other)} are two names, and one to this file system, which does not tell upper "
+                "from lower case, or accents written in two ways; get it elsewhere, or get its entries one by one"
+            )
 
 
 def _enter(name: bytes, folder: int | None) -> int:

@@ -159,9 +159,10 @@ def stream_pair(kind: str, folder: Path, limits: Limits | None = None) -> Iterat
             theirs, _ = listener.accept()
     if kind == "tls":
         files = material(folder).files
-        accepted = Task(tls.accept, theirs, tls.server_context(*files), "peer", 10.0)
+        theirs = tls.prepare(theirs, tls.server_context(*files))
+        accepted = Task(tls.accept, theirs, "peer", 10.0)
         ours = tls.connect(ours, tls.client_context(*files), "peer", 10.0)
-        theirs = accepted.result()
+        accepted.result()
     is_unix = kind == "unix"
     with contextlib.closing(Stream(ours, "left", limits, is_unix)) as left, \
             contextlib.closing(Stream(theirs, "right", limits, is_unix)) as right:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from p2pfs.core.member import MAX_INCARNATION, STATES, Member
+from p2pfs.core.member import MAX_CAPACITY, MAX_INCARNATION, STATES, Member
 
 MEMBERS = st.builds(
     Member,
@@ -14,7 +14,7 @@ MEMBERS = st.builds(
     state=st.sampled_from(STATES),
     incarnation=st.integers(0, 3) | st.integers(0, MAX_INCARNATION),
     zone=st.sampled_from(["", "z"]),
-    capacity=st.floats(0, 1e18),
+    capacity=st.floats(0, MAX_CAPACITY),
     version=st.sampled_from(["", "1.0"]),
     drains=st.booleans(),
     used_bytes=st.integers(0, 2**50),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import re
 import sqlite3
 import sys
@@ -94,6 +95,55 @@ def test_the_protocol_says_the_deadlines() -> None:
         assert seconds[what] == said
     assert seconds["between the records of a streaming request"].startswith(f"{limits.record_s:g};")
     assert seconds["between the parts of a streaming answer"].startswith(f"{limits.part_s:g};")
+
+
+# --- docs/LIMITS.md ----------------------------------------------------------------------------------
+
+UNITS = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024 * 1024, "s": 1, "ms": 1}
+
+
+def limit_rows() -> list[list[str]]:
+    return cells((DOCS / "LIMITS.md").read_text().partition("\n## What attacks cost others")[0])
+
+
+def limit_in_the_code(place: str) -> object:
+    """What an option, or a constant by its module and name, is."""
+    option = re.fullmatch(r"`\[(\w+)\] (\w+)`", place)
+    if option:
+        row = ROWS[f"{option[1]}.{option[2]}"]
+        return row.kind.parse(row.default)
+    module, name, *field = place.strip("`").split(".")
+    found = getattr(importlib.import_module("p2pfs." + module.replace("/", ".")), name)
+    return found._field_defaults[field[0]] if field else found
+
+
+def test_limits_are_those_of_the_code() -> None:
+    compared = 0
+    for what, limit, place, _, _ in limit_rows():
+        if place.startswith("`"):
+            number, _, unit = limit.partition(" ")
+            assert limit_in_the_code(place) == int(number) * UNITS[unit], what
+            compared += 1
+    assert compared > 50
+
+
+def test_every_limit_has_a_test_that_exists() -> None:
+    for what, _, _, _, test in limit_rows():
+        path, _, name = test.strip("`").partition("::")
+        assert f"\ndef {name}(" in (ROOT / path).read_text(), what
+
+
+def test_the_tokens_of_limits_are_tokens() -> None:
+    for _, _, _, beyond, _ in limit_rows():
+        for token in re.findall(r"`([A-Z_]+)`", beyond):
+            assert token in errors.BY_TOKEN
+
+
+def test_the_limits_name_every_reason_to_close_a_connection() -> None:
+    source = (ROOT / "p2pfs" / "net" / "doorman.py").read_text() + (ROOT / "p2pfs" / "net" / "server.py").read_text()
+    reasons = set(re.findall(r'(?:refuse|_Room)\("(\w+)"', source))
+    said = " ".join(row[3] for row in limit_rows())
+    assert reasons == set(re.findall(r"\(`(\w+)`\)", said))
 
 
 # --- docs/OPERATIONS.md and docs/STORE.md ------------------------------------------------------------

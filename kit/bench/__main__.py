@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from kit.bench.attack import attack
 from kit.bench.auditing import audit
 from kit.bench.bench import FULL_MIB, Bench
 from kit.bench.crowd import crowd
@@ -33,7 +34,7 @@ from kit.bench.three_nodes import far, three
 ROWS: dict[str, Callable[[Bench], None]] = {
     row.__name__: row for row in (loopback, ids, ready, overhead, one, three, far, small, crowd, four)
 }
-SLOW: dict[str, Callable[[Bench], None]] = {row.__name__: row for row in (heal, audit, doubling, sparse)}
+SLOW: dict[str, Callable[[Bench], None]] = {row.__name__: row for row in (heal, audit, doubling, sparse, attack)}
 """Minutes for each run: only when asked for."""
 
 

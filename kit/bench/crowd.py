@@ -19,7 +19,7 @@ from kit.bench.machine import random_file
 from kit.bench.table import Row, Wanted
 from kit.cluster import ROOT, Cluster
 from kit.processes import MIB, peak_mib, reset_peak
-from p2pfs import Client
+from p2pfs import Client, errors
 
 CLIENTS = 200
 PROCESSES = 6
@@ -70,7 +70,8 @@ class Crowd:
         """What follows the wanted word in each process's line."""
         lines = [process.stdout.readline().split() if process.stdout else [] for process in self._processes]
         if any(line[:1] != [wanted] for line in lines):
-            raise RuntimeError(f"the crowd should say {wanted}, and says {lines}")
+            said = "; ".join(" ".join(line) for line in lines)
+            raise RuntimeError(f"the crowd should say {wanted}, and says: {said}")
         return [line[-1] for line in lines]
 
 
@@ -112,7 +113,11 @@ def main(socket: str, ref: str, folder: str, count: str) -> None:
         list(pool.map(lambda client: client.stat(ref), clients))
         print("ready", flush=True)
         sys.stdin.readline()
-        list(pool.map(lambda pair: pair[0].get(ref, pair[1]), zip(clients, targets, strict=True)))
+        try:
+            list(pool.map(lambda pair: pair[0].get(ref, pair[1]), zip(clients, targets, strict=True)))
+        except errors.P2pfsError as error:
+            print("failed", error.token, error, flush=True)
+            raise
         print("got", time.monotonic(), flush=True)
     sha256 = sys.stdin.readline().strip()
     for target in targets:

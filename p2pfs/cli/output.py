@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,9 +51,9 @@ class Output:
         print(line, flush=True)
 
     def rows(self, rows: Iterable[tuple[dict[str, Any], str]]) -> None:
-        """Many results, buffered."""
+        """Many results, buffered; each is one line, whatever a name in it holds: --json tells the name as it is."""
         for row, text in rows:
-            print(json.dumps(row) if self.is_json else self.clean(text))
+            print(json.dumps(row) if self.is_json else one_line(self.clean(text)))
 
     def table(self, titles: Sequence[str], rows: Iterable[tuple[dict[str, Any], Sequence[str]]]) -> None:
         """Results in columns as wide as their widest cell; JSON lines with --json."""
@@ -63,7 +64,7 @@ class Output:
         widths = [max(len(line[column]) for line in cells) for column in range(len(titles))]
         for line in cells:
             texts = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            print(self.clean("  ".join(texts).rstrip()))
+            print(one_line(self.clean("  ".join(texts).rstrip())))
         return None
 
     def clean(self, text: str) -> str:
@@ -81,7 +82,8 @@ class Output:
 
     def error(self, error: errors.P2pfsError) -> None:
         """What went wrong: for people, and with --json for programs."""
-        print(f"p2pfs-cli: error: {printable(str(error))}", file=sys.stderr)
+        # A further line, which a stranger's text may have begun, never looks like one of ours.
+        print("p2pfs-cli: error:", re.sub(r"\n(?! )", "\n  ", printable(str(error))), file=sys.stderr)
         if self.is_json:
             print(json.dumps({"error": error.token, "message": str(error)}), file=sys.stderr)
 
@@ -164,6 +166,11 @@ class Bar:
 def printable(text: str) -> str:
     """Text without anything that a terminal would obey."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+def one_line(text: str) -> str:
+    """Text that ends no line: a name with a line end in it cannot pass for two results."""
+    return text.replace("\n", "?").replace("\r", "?")
 
 
 def open_stderr() -> None:

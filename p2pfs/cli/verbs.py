@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from p2pfs import errors
 from p2pfs.cli.call import Call, number, plain, size, sized
 from p2pfs.cli.health import peers, status
+from p2pfs.cli.output import one_line
 from p2pfs.cli.upkeep import audit, drain, forget, gc, scrub
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def stat(call: Call) -> int:
     lines = [
         ("cid", str(found.cid)), ("type", found.type), ("size", sized(found.size)),
         ("blocks", f"{found.blocks}, {sized(found.bytes)}"), ("entries", number(found.entries)),
-        ("target", found.target or "-"), ("sha256", found.sha256 or "-"),
+        ("target", one_line(found.target or "-")), ("sha256", found.sha256 or "-"),
         ("pins", ", ".join(name or "(no name)" for name in found.pins) or "none"),
     ]
     call.output.result(plain(found), "\n".join(f"{title:<9}{text}" for title, text in lines if text != "-"))

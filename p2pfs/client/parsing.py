@@ -62,14 +62,25 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
         return lambda value: [item(one) for one in _checked(value, (list,))]
     if typing.get_origin(hint) is dict:
         of_value = _converter(typing.get_args(hint)[1])
-        return lambda value: {key: of_value(one) for key, one in _checked(value, (dict,)).items()}
+        return lambda value: {_text(key): of_value(one) for key, one in _checked(value, (dict,)).items()}
     if hasattr(hint, "_fields"):
         return lambda value: parse(hint, value)
     if typing.get_origin(hint) is types.UnionType:  # "... | None": the shapes have no other
         given = _converter(typing.get_args(hint)[0])
         return lambda value: None if value is None else given(value)
+    if hint is str:
+        return _text
     allowed = (float, int) if hint is float else (hint,)
     return lambda value: _checked(value, allowed)
+
+
+def _text(value: Any) -> Any:
+    # JSON can have half of a character, which nothing can print. Bytes of a file name that are no text can be.
+    try:
+        _checked(value, (str,)).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise TypeError(f"{value[:40]!r} is no text: it has half of a character") from None
+    return value
 
 
 def _checked(value: Any, allowed: tuple[type, ...]) -> Any:

@@ -5,13 +5,12 @@ Whatever is wrong is a ConfigError that names the place, the key, what is allowe
 
 from __future__ import annotations
 
-import configparser
 import dataclasses
 import difflib
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +46,8 @@ def load(
         settings |= _from_file(os.fspath(path), environ)
     settings |= _from_environment(environ)
     settings |= _from_overrides(overrides)
-    return _build(settings, environ)
+    config = checked(settings, environ)
+    return dataclasses.replace(config, secrets=_secrets(config, environ))
 
 
 def reloaded(old: Config, new: Config) -> tuple[Config, list[Row], list[Row]]:
@@ -74,49 +74,58 @@ def reloaded(old: Config, new: Config) -> tuple[Config, list[Row], list[Row]]:
 # --- the sources -------------------------------------------------------------------------------------
 
 def _from_file(path: str, environ: Mapping[str, str]) -> dict[str, Setting]:
-    text = _read(path, "configuration file")
-    parser = configparser.RawConfigParser(
-        delimiters=("=",), comment_prefixes=("#", ";"), default_section="", empty_lines_in_values=False
-    )
-    try:
-        parser.read_string(text)
-    except configparser.MissingSectionHeaderError as error:
-        raise errors.ConfigError(f"{path} line {error.lineno}: this stands before the first [section]") from None
-    except configparser.DuplicateSectionError as error:
-        raise errors.ConfigError(f"{path} line {error.lineno}: [{error.section}] is there twice") from None
-    except configparser.DuplicateOptionError as error:
-        raise errors.ConfigError(
-            f"{path} line {error.lineno}: {error.option} is there twice in [{error.section}]"
-        ) from None
-    except configparser.ParsingError as error:
-        # The parser's own message quotes the line, and that may be a secret.
-        line = error.errors[0][0]
-        raise errors.ConfigError(f"{path} line {line}: neither a [section] nor key = value") from None
-    lines = _line_numbers(text)
-    settings = {}
-    for section in parser.sections():
-        place = f"{path} line {lines.get((section, ''), 0)}"
-        if section not in SECTIONS:
-            raise errors.ConfigError(f"{place}: there is no section [{section[:40]}]{_near(section, SECTIONS)}")
-        for key, value in parser.items(section):
-            place = f"{path} line {lines.get((section, key), 0)}"
-            settings[_row(section, key, place).name] = Setting(value, place)
+    settings = parse_text(_read(path, "configuration file"), path)
     if settings.get("cluster.secret", Setting("", "")).text:
         _refuse_readable(path, environ)
     return settings
 
 
-def _line_numbers(text: str) -> dict[tuple[str, str], int]:
-    """Where each (section, key) stands, and each (section, "")."""
-    lines: dict[tuple[str, str], int] = {}
-    section = ""
+def parse_text(text: str, path: str) -> dict[str, Setting]:
+    """The settings of a configuration file, by `section.key`; `path` is for messages. Raises ConfigError.
+
+    INI as `configparser` reads it, whose time grows with the square of some files: `[section]`, `key = value`, comments
+    on lines of their own after # or ;, and a value goes on in the lines that are further to the right.
+    """
+    values: dict[str, list[str]] = {}
+    places: dict[str, str] = {}
+    sections: set[str] = set()
+    section = name = ""
+    depth = 0
     for number, line in enumerate(text.split("\n"), 1):
-        if match := re.match(r"\s*\[(.+)\]", line):
-            section = match[1]
-            lines.setdefault((section, ""), number)
-        elif match := re.match(r"\s*([^=#;\s][^=]*?)\s*=", line):
-            lines.setdefault((section, match[1].lower()), number)
-    return lines
+        content, place = line.strip(), f"{path} line {number}"
+        indent = len(line) - len(line.lstrip())
+        if not content or content[0] in "#;":
+            name = ""
+        elif name and indent > depth:
+            values[name].append(content)
+        elif match := re.match(r"\[(.+)\]", content):
+            section, name = _section(match[1], sections, place), ""
+        else:
+            key, equals, value = content.partition("=")
+            name, depth = _name(section, key.strip().lower() if equals else "", values, place), indent
+            values[name], places[name] = [value.strip()], place
+    return {name: Setting("\n".join(lines), places[name]) for name, lines in values.items()}
+
+
+def _section(section: str, sections: set[str], place: str) -> str:
+    if section in sections:
+        raise errors.ConfigError(f"{place}: [{section}] is there twice")
+    if section not in SECTIONS:
+        raise errors.ConfigError(f"{place}: there is no section [{section[:40]}]{_near(section, SECTIONS)}")
+    sections.add(section)
+    return section
+
+
+def _name(section: str, key: str, known: Container[str], place: str) -> str:
+    if not section:
+        raise errors.ConfigError(f"{place}: this stands before the first [section]")
+    if not key:
+        # The line itself may be a secret.
+        raise errors.ConfigError(f"{place}: neither a [section] nor key = value")
+    name = _row(section, key, place).name
+    if name in known:
+        raise errors.ConfigError(f"{place}: {key} is there twice in [{section}]")
+    return name
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
@@ -164,7 +173,8 @@ def _near(wrong: str, known: Iterable[str]) -> str:
 
 # --- values, alone and together ----------------------------------------------------------------------
 
-def _build(settings: dict[str, Setting], environ: Mapping[str, str]) -> Config:
+def checked(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> Config:
+    """The settings, and defaults for the others, without what secret files hold. Raises ConfigError."""
     values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for row in ROWS.values():
         setting = settings.get(row.name) or Setting(row.default_text(environ), "default")
@@ -174,7 +184,7 @@ def _build(settings: dict[str, Setting], environ: Mapping[str, str]) -> Config:
             raise errors.ConfigError(f"{setting.place}: {row.name}: {error}") from None
     config = Config(**{section: cls(**values[section]) for section, cls in SECTIONS.items()})
     _check_together(config, settings)
-    return dataclasses.replace(config, secrets=_secrets(config, environ))
+    return config
 
 
 def _check_together(config: Config, settings: Mapping[str, Setting]) -> None:
@@ -256,6 +266,11 @@ def _read(path: str, what: str) -> str:
         raise errors.ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
     if len(data) > MAX_FILE:
         raise errors.ConfigError(f"the {what} {path} is longer than {MAX_FILE} bytes")
+    return decode(data, what, path)
+
+
+def decode(data: bytes, what: str, path: str) -> str:
+    """The text of a file. Raises ConfigError."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -203,6 +203,12 @@ class Storage:
         less.""",
         reloadable=True,
     )
+    max_pins: int = _option(
+        kinds.integer(1, 1_000_000_000), "2000000",
+        """Records in the catalog at most, pins and what is remembered of removed ones: half a gigabyte of disk for a
+        million. A full catalog takes no new pins; removing goes on. The same on all nodes.""",
+        reloadable=True,
+    )
     gc_grace: float = _option(
         kinds.duration("0s", "365d"), "24h",
         """Blocks that no pin wants are kept for so long after they were last stored, and after the pin was removed:

@@ -1,6 +1,7 @@
-"""Several small blocks in one body (PUTS, GETS, READS), and what became of each (the answer to PUTS). Pure codec.
+"""Several small blocks in one body (PUTS, GETS, READS, DISCARD), and what became of each (the answer to PUTS).
 
     blocks    = *( CID SP length LF bytes )
+    tokens    = CID SP token *( LF CID SP token )
     outcomes  = *( ( "old" / "new" SP token / "ERR" SP TOKEN SP text ) LF )
 """
 
@@ -14,6 +15,8 @@ from p2pfs.core.cid import CID
 
 MOST = 128
 """Blocks in one body; together they have at most `wire.MAX_MESSAGE` bytes, their heads included."""
+MOST_TOKENS = 4096
+"""Lines of a DISCARD."""
 BYTES = 512 * 1024
 """What a body of blocks is filled up to by who makes one."""
 HEAD_BYTES = 160
@@ -65,6 +68,25 @@ def unpack_cids(body: bytes, most: int) -> list[CID]:
     if len(words) > most:
         raise errors.TooBig(f"{len(words)} CIDs, at most {most}")
     return [parse_cid(word) for word in words]
+
+
+def pack_tokens(tokens: Iterable[tuple[CID, int]]) -> bytes:
+    """Blocks with their age tokens as the body of a DISCARD: one a line."""
+    return "\n".join(f"{cid} {token}" for cid, token in tokens).encode("ascii")
+
+
+def unpack_tokens(body: bytes) -> list[tuple[CID, int]]:
+    """The blocks and age tokens of a body. Raises ProtocolError and its children."""
+    rows = body.split(b"\n")
+    if len(rows) > MOST_TOKENS:
+        raise errors.TooBig(f"{len(rows)} blocks to discard, at most {MOST_TOKENS}")
+    tokens: list[tuple[CID, int]] = []
+    for row in rows:
+        cid, _, token = row.partition(b" ")
+        if not token.isdigit() or len(token) > 20:
+            raise errors.ProtocolError(f"{row[:80]!r} is not CID and TOKEN")
+        tokens.append((parse_cid(cid), int(token)))
+    return tokens
 
 
 def parse_cid(word: bytes) -> CID:

@@ -119,7 +119,9 @@ def codec_name(codec: int) -> str:
 
 
 def _decode_text(text: str) -> bytes:
-    # Every branch raises ValueError alone: binascii.Error and UnicodeEncodeError are ValueErrors.
+    # Every branch raises ValueError alone: binascii.Error is one.
+    if not text.isascii():
+        raise ValueError("a character is of no base")  # one of them, the sign for kelvin, is k in lower case
     if len(text) == 46 and text.startswith("Qm"):
         return _from_base(text, 58, _BASE58_VALUES)
     base, body = text[:1], text[1:]

@@ -26,6 +26,11 @@ def ms_of(stamp: int) -> int:
     return stamp >> COUNTER_BITS
 
 
+MAX_FOLLOW_MS = 23 * 3600 * 1000
+"""How far ahead of our wall clock a stamp takes ours with it. Less than MAX_AHEAD_MS, so that what is stamped here
+after such a record is taken by a node whose clock is up to an hour behind ours."""
+
+
 class Clock:
     """One node's clock. `last`: the newest stamp it knows from before, say from its catalog; taken without a
     check.
@@ -47,10 +52,10 @@ class Clock:
         return self._last
 
     def observe(self, stamp: int, now_ms: int) -> None:
-        """Remember a stamp of another node. Raises Refused when it is more than a day ahead of `now_ms`."""
+        """Remember a stamp of another node, as far as MAX_FOLLOW_MS. Raises Refused when it is over a day ahead."""
         ahead_ms = ms_of(stamp) - now_ms
         if ahead_ms > MAX_AHEAD_MS:
             raise errors.Refused(
                 f"a stamp {ahead_ms / 3_600_000:.0f} hours in the future; check the clocks of both nodes"
             )
-        self._last = max(self._last, stamp)
+        self._last = max(self._last, min(stamp, stamp_of(now_ms + MAX_FOLLOW_MS)))

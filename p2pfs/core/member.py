@@ -17,14 +17,22 @@ from p2pfs import errors
 STATES = ("alive", "suspect", "dead", "left")
 """In rising precedence, within one incarnation."""
 MAX_INCARNATION = 2**53 - 1
-MAX_ROWS = 4096
-"""Rows of one message that are read."""
-_ID = re.compile(r"[0-9A-Za-z._-]{1,128}")
+MAX_ROWS = 1024
+"""Rows of one message that are read, and of the table."""
+MAX_NEWS = 64
+"""Rows of a PING that are read."""
+MAX_TEXT = 64
+"""Characters of a name, a zone, a version."""
+MAX_ADDRESSES = 8
+"""Of one member."""
+MAX_DEAD_S = 10 * 365 * 24 * 3600
+"""For how long a member can be said to be dead: whoever is for longer, is for so long."""
+MAX_CAPACITY = 10_000.0
+"""As `[node] capacity` allows it: who claimed more would own everything."""
+ID = re.compile(r"[0-9A-Za-z._-]{1,128}")
 _ADDRESS = re.compile(
     r"(?:\[[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,16})?\]|[0-9A-Za-z._-]{1,253}):([0-9]{1,5})"
 )
-_MAX_TEXT = 64
-_MAX_ADDRESSES = 8
 
 
 class Member(NamedTuple):
@@ -93,11 +101,11 @@ def news_to_wire(me: Member, rows: Iterable[Member]) -> dict[str, Any]:
     return {"from": me.to_wire(), "rows": [row.to_wire() for row in rows]}
 
 
-def news_from_wire(value: object) -> tuple[Member, list[Member]]:
+def news_from_wire(value: object, most: int = MAX_ROWS) -> tuple[Member, list[Member]]:
     """The sender's own row, and the other rows. Raises ProtocolError."""
     rows = value.get("rows") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(rows, list) or len(rows) > MAX_ROWS:
-        raise errors.ProtocolError(f"membership news are a sender and a list of at most {MAX_ROWS} rows")
+    if not isinstance(value, dict) or not isinstance(rows, list) or len(rows) > most:
+        raise errors.ProtocolError(f"membership news are a sender and a list of at most {most} rows")
     return Member.from_wire(value.get("from")), [Member.from_wire(row) for row in rows]
 
 
@@ -108,7 +116,7 @@ def _bad(field: str, value: object) -> errors.ProtocolError:
 
 
 def _id(field: str, value: object) -> str:
-    if not isinstance(value, str) or not _ID.fullmatch(value):
+    if not isinstance(value, str) or not ID.fullmatch(value):
         raise _bad(field, value)
     return value
 
@@ -118,13 +126,13 @@ def _id_or_none(field: str, value: object) -> str:
 
 
 def _text(field: str, value: object) -> str:
-    if not isinstance(value, str) or len(value) > _MAX_TEXT or not value.isprintable():
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
         raise _bad(field, value)
     return value
 
 
 def _addresses(field: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > _MAX_ADDRESSES:
+    if not isinstance(value, list) or len(value) > MAX_ADDRESSES:
         raise _bad(field, value)
     for address in value:
         match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
@@ -145,8 +153,12 @@ def _number(field: str, value: object) -> int:
     return value
 
 
+def _age(field: str, value: object) -> int:
+    return min(_number(field, value), MAX_DEAD_S)
+
+
 def _weight(field: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e18:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_CAPACITY:
         raise _bad(field, value)
     return float(value)
 
@@ -161,5 +173,5 @@ _REQUIRED = ("id", "name", "addresses", "state", "incarnation")
 _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "id": _id, "name": _text, "addresses": _addresses, "state": _state, "incarnation": _number, "zone": _text,
     "capacity": _weight, "version": _text, "drains": _truth, "used_bytes": _number, "free_bytes": _number,
-    "accuser": _id_or_none, "dead_s": _number,
+    "accuser": _id_or_none, "dead_s": _age,
 }

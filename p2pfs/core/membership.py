@@ -10,6 +10,7 @@ The driver does what has to be done with sockets and clocks. `now` is seconds of
 forward.
 
 - `tick` at least every `TICK_S`.
+- Often: ping `next_stranger()` likewise, a few at once: somebody whom others told of counts once it was reached.
 - Every `probe_interval_s`: ping `next_probe()` with `me` and `updates(limit, its id)`. An answer within
   `probe_timeout_s`: `merge` its rows, then `probe_ok`. None: `probe_failed` names helpers; ask them to ping
   it; then `indirect_ok` when one of them could, else `indirect_failed`. A late answer is still worth a
@@ -25,6 +26,7 @@ from collections.abc import Iterable, MutableSequence, Sequence
 from typing import Any, Protocol, TypeVar
 
 from p2pfs import errors
+from p2pfs.core.hearsay import Hearsay, Told
 from p2pfs.core.member import MAX_INCARNATION, STATES, Member
 from p2pfs.core.news import News
 from p2pfs.core.placement import Candidate
@@ -70,6 +72,7 @@ class Membership:
         """How often this node stood still for more than `stall_s`."""
         self._chance = chance
         self._table = Table(timing)
+        self._hearsay = Hearsay(timing.max_members)
         self._health = LocalHealth()
         self._news = News()
         self._round: list[str] = []
@@ -101,19 +104,26 @@ class Membership:
         return [self.me, *(self._table.dated(row, self._now) for row in self._table.in_state(*STATES))]
 
     def owners_candidates(self, now: float, out_after_s: float) -> list[Candidate]:
-        """Who takes part in placement: all but those that left, drain, or are dead for `out_after_s` or longer."""
+        """Who takes part in placement: all but those that left, drain, or are dead for `out_after_s` or longer.
+
+        Nor do the dead that this node never met: they are others' word alone.
+        """
         others = (
             one.member for one in self._table.known()
-            if one.member.state != "dead" or now - one.state_since < out_after_s
+            if one.member.state != "dead" or (one.is_proven and now - one.state_since < out_after_s)
         )
         return [
             Candidate(row.id, row.capacity, row.zone)
             for row in (self.me, *others) if row.state != "left" and not row.drains
         ]
 
+    def unmet(self) -> list[Told]:
+        """Members that others told of lately and that were not met: they may exist, and know what we do not."""
+        return self._hearsay.unmet(self._now)
+
     @property
-    def refused(self) -> int:
-        """Rows refused because the table is full."""
+    def left_out(self) -> int:
+        """Rows that found no room in the table, since the start."""
         return self._table.refused
 
     def probe_interval_s(self) -> float:
@@ -134,6 +144,14 @@ class Membership:
         self._advance(now)
         self._burst = max(0, self._burst - 1)
         target = self._pick_dead(now) or self._pick_reachable()
+        if target:
+            self._probing.add(target.id)
+        return target
+
+    def next_stranger(self, now: float) -> Member | None:
+        """Whom to ping because others told of it: it has to be met before it counts. None when there is nobody."""
+        self._advance(now)
+        target = self._hearsay.next()
         if target:
             self._probing.add(target.id)
         return target
@@ -164,23 +182,34 @@ class Membership:
     def probe_failed(self, now: float, id: str) -> list[Member]:
         """It did not answer: who may try for us. Follow with `indirect_ok` or `indirect_failed`, helpers or none."""
         self._advance(now)
-        if id not in self._probing or id not in self._table.reachable:
+        told = self._hearsay.told(id)
+        if id not in self._probing or not (told or id in self._table.reachable):
             return []
-        helpers = sorted(row for row in self._table.in_state("alive") if row.id != id)
+        # Who told of somebody that does not exist would also say that it answers.
+        apart = (id, told.teller if told else "")
+        helpers = sorted(row for row in self._table.in_state("alive") if row.id not in apart)
         return self._chance.sample(helpers, k=min(self.timing.helpers, len(helpers)))
 
-    def indirect_ok(self, now: float, id: str) -> None:
+    def indirect_ok(self, now: float, id: str) -> list[Change]:
         """A helper reached it."""
         self._advance(now)
         self._probing.discard(id)
+        told = self._hearsay.told(id)
+        changes = self._take(now, told.row, id) if told else []
+        self._hearsay.met(id)
         self._table.saw(now, id)
+        return changes
 
     def indirect_failed(self, now: float, id: str, silent_helpers: int = 0) -> list[Change]:
         """No helper reached it: it is suspect. Helpers that did not even say so speak against ourselves."""
         self._advance(now)
+        is_stranger = self._hearsay.told(id) is not None
+        self._hearsay.missed(now, id)
         if id not in self._probing:
             return []
         self._probing.discard(id)
+        if is_stranger:
+            return []
         if silent_helpers:
             self._health.worse()
         row = self._table.get(id)
@@ -191,12 +220,17 @@ class Membership:
     # --- news ---------------------------------------------------------------------------------------
 
     def merge(self, now: float, rows: Iterable[Member], source_id: str) -> list[Change]:
-        """Take the rows of a message, the sender's own among them, or those kept on disk (empty source: no news)."""
+        """Take the rows of a message, the sender's own among them, or those kept on disk (empty source: no news).
+
+        Of members that this node never met it takes the word only of themselves, and of others that they are dead.
+        """
         self._advance(now)
         changes = []
         for row in rows:
             if row.id == self.me.id:
                 self._hear_of_myself(row)
+            elif row.is_reachable and source_id not in ("", row.id) and not self._table.is_proven(row.id):
+                self._hearsay.note(row, source_id)
             else:
                 changes += self._take(now, row, source_id)
         self._table.saw(now, source_id)
@@ -211,7 +245,9 @@ class Membership:
                 self._table.note_space(row)
             return []
         self._schedule(change, source_id)
-        if source_id:
+        if self._table.is_proven(row.id):
+            self._hearsay.met(row.id)
+        if source_id and self._table.is_proven(row.id):
             self._news.replace(row)
         return [change]
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from p2pfs.core.member import Member
+from p2pfs.core.member import MAX_DEAD_S, MAX_ROWS, Member
 from p2pfs.core.suspicion import Suspicion
 
 
@@ -38,7 +38,7 @@ class Timing(NamedTuple):
     """How long the row of a member that left is kept, so that old news do not bring it back."""
     stall_s: float = 1.0
     """No call for so long means that this node stood still."""
-    max_members: int = 1024
+    max_members: int = MAX_ROWS
     """Rows beyond this many are refused."""
 
 
@@ -59,15 +59,18 @@ class Known(NamedTuple):
     """When a message of its own came last."""
     rtt_s: float | None = None
     """Moving average of its answers to probes."""
+    is_proven: bool = True
+    """This node met it, in this life or an earlier one; else it is dead by what others say, and nothing but words."""
 
 
 class _Entry:
     """What is kept about one member."""
 
-    __slots__ = ("last_seen", "row", "rtt_s", "state_since", "suspicion")
+    __slots__ = ("is_proven", "last_seen", "row", "rtt_s", "state_since", "suspicion")
 
-    def __init__(self, row: Member, since: float) -> None:
+    def __init__(self, row: Member, since: float, is_proven: bool) -> None:
         self.row = row
+        self.is_proven = is_proven
         self.state_since = since
         self.last_seen: float | None = None
         self.rtt_s: float | None = None
@@ -81,7 +84,7 @@ class Table:
         self.reachable: set[str] = set()
         """Ids of those alive or only suspect."""
         self.refused = 0
-        """Rows refused because the table is full."""
+        """Rows that the full table refused, or let go."""
         self._timing = timing
         self._entries: dict[str, _Entry] = {}
         self._timed: set[str] = set()
@@ -99,6 +102,11 @@ class Table:
         entry = self._entries.get(id)
         return entry.row if entry else None
 
+    def is_proven(self, id: str) -> bool:
+        """It is in the table, and not only because others say that it is dead."""
+        entry = self._entries.get(id)
+        return entry is not None and entry.is_proven
+
     def in_state(self, *states: str) -> list[Member]:
         """The rows in any of these states."""
         return [entry.row for entry in self._entries.values() if entry.row.state in states]
@@ -106,13 +114,13 @@ class Table:
     def known(self) -> Iterator[Known]:
         """Every row, with what was seen of the member."""
         for entry in self._entries.values():
-            yield Known(entry.row, entry.state_since, entry.last_seen, entry.rtt_s)
+            yield Known(entry.row, entry.state_since, entry.last_seen, entry.rtt_s, entry.is_proven)
 
     def dated(self, row: Member, now: float) -> Member:
         """The row as it is told to others: with the time that its member is dead by now."""
         if row.state != "dead":
             return row
-        return row._replace(dead_s=max(0, int(now - self._entries[row.id].state_since)))
+        return row._replace(dead_s=min(max(0, int(now - self._entries[row.id].state_since)), MAX_DEAD_S))
 
     # --- writing ------------------------------------------------------------------------------------
 
@@ -122,32 +130,51 @@ class Table:
         if entry is None:
             return
         entry.last_seen = now
+        entry.is_proven = True
         if rtt_s is not None:
             entry.rtt_s = rtt_s if entry.rtt_s is None else entry.rtt_s + (rtt_s - entry.rtt_s) / 8
 
-    def take(self, now: float, row: Member, accuser: str) -> Change | None:
+    def take(self, now: float, row: Member, source_id: str) -> Change | None:
         """Merge a row: it replaces the one here when its precedence is larger. None when nothing changed.
 
-        `accuser` is who suspects the member, should the row do so without saying.
+        `source_id` told it (empty: this node's disk), and suspects the member, should the row do so without saying.
         """
         entry = self._entries.get(row.id)
+        is_proven = source_id in ("", row.id)
         if entry is None:
-            if len(self._entries) + 1 >= self._timing.max_members:
+            if not self._has_room(is_proven):
                 self.refused += 1
                 return None
-            entry = self._entries[row.id] = _Entry(row, now)
+            entry = self._entries[row.id] = _Entry(row, now, is_proven)
             old = ""
         elif row.precedence > entry.row.precedence:
             old = entry.row.state
+            entry.is_proven |= is_proven
         else:
             return None
-        self._adopt(now, entry, row, accuser, old)
+        self._adopt(now, entry, row, source_id, old)
         return Change(row, old, row.state)
+
+    def _has_room(self, is_proven: bool) -> bool:
+        """Room for one more row. What others say of the dead fills a half at most, and gives way to who was met."""
+        room = self._timing.max_members - 1 - len(self._entries)
+        if not is_proven:
+            return room > self._timing.max_members // 2
+        if room <= 0:
+            words = next((id for id, entry in self._entries.items() if not entry.is_proven), None)
+            if words is None:
+                return False
+            del self._entries[words]
+            self._timed.discard(words)
+            self.refused += 1
+        return True
 
     def _adopt(self, now: float, entry: _Entry, row: Member, accuser: str, old: str) -> None:
         entry.row = row
         if row.state != old:
             entry.state_since = now - (row.dead_s if row.state == "dead" else 0)
+            if entry.last_seen is not None:  # whatever others say, it was not dead then
+                entry.state_since = max(entry.state_since, entry.last_seen)
         (self.reachable.add if row.is_reachable else self.reachable.discard)(row.id)
         (self._timed.add if row.state in ("suspect", "left") else self._timed.discard)(row.id)
         entry.suspicion = self._suspicion(now, row.accuser or accuser) if row.state == "suspect" else None

@@ -14,6 +14,7 @@ A new verb is one row here and one handler in `p2pfs/node/`.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -321,7 +322,7 @@ def parse_json(body: bytes, shape: type[J]) -> J:
     """A message body: UTF-8 JSON of the wanted outer shape. Raises ProtocolError for anything else."""
     try:
         # NaN and Infinity, which Python would take, are no JSON, and no comparison with them is what it seems.
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise errors.ProtocolError(f"a body is no JSON: {str(error)[:80]}") from None
     if not isinstance(value, shape):
@@ -331,6 +332,13 @@ def parse_json(body: bytes, shape: type[J]) -> J:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        _refuse_constant(text)  # 1e999 is Infinity in other words
+    return value
 
 
 def dump_json(value: Any) -> bytes:

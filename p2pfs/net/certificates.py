@@ -13,7 +13,7 @@ import hashlib
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -26,6 +26,8 @@ DAYS = 3650
 """A certificate's validity: it is issued anew at each start, and what ends a membership is a new secret."""
 _INFO = b"p2pfs cluster authority, Ed25519, version 1"
 _EPOCH = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
+_STRANGE = (InternalError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What `cryptography` raises, beside ValueError, for bytes that it cannot take. TypeError: also without a password."""
 _END = datetime.datetime(2125, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -87,7 +89,10 @@ def new_key() -> bytes:
 
 def load_key(pem: bytes) -> Key:
     """A key made by `new_key`. Raises ValueError."""
-    key = serialization.load_pem_private_key(pem, None)
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except _STRANGE as error:
+        raise ValueError(f"it cannot be read: {str(error)[:80]}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError("not an Ed25519 key")
     return key
@@ -135,14 +140,15 @@ class Bearer(NamedTuple):
 
 def read(der: bytes) -> Bearer:
     """The node id and common name of a certificate that TLS has verified. Raises ValueError."""
-    certificate = x509.load_der_x509_certificate(der)
     try:
+        certificate = x509.load_der_x509_certificate(der)
         public = certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    except UnsupportedAlgorithm as error:
-        raise ValueError(f"a key of an unknown kind: {error}") from None
-    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        subject = certificate.subject
+    except _STRANGE as error:
+        raise ValueError(f"a version, key or name of an unknown kind: {str(error)[:80]}") from None
+    names = [str(name.value) for name in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     # A client among several names, or written as X.520 compares names, is a client: in doubt fewer rights.
     is_client = any(name.strip(" \0").casefold() == CLIENT for name in names)
     return Bearer(node_id_of(public), CLIENT if is_client else "".join(names[:1]))

@@ -20,13 +20,20 @@ Buffer = bytes | memoryview
 class Connection:
     """One request at a time. After any fatal error it `is_broken`: out of step, only good for closing."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, secure: ssl.SSLSocket | None = None) -> None:
         self._stream = stream
+        self._secure = secure
         self.is_broken = False
 
     def fileno(self) -> int:
         """For `poll`."""
         return self._stream.fileno()
+
+    def peer_id(self) -> str | None:
+        """The node id that the other end's certificate proves; None when there is none. Raises IdentityRefused."""
+        from p2pfs.net import tls  # here, so that a client of the control socket does not load ssl
+
+        return tls.party_of(self._secure).id if self._secure is not None else None
 
     def request(self, name: str, *args: Any, body: Buffer | None = None, first_byte_s: float | None = None) -> bytes:
         """Ask, and the whole answer of a verb without parts. Raises the error that it answered with.
@@ -195,7 +202,7 @@ def connect(
     if expect_id is not None and (peer := tls.party_of(secure)).id != expect_id:
         secure.close()
         raise errors.IdentityRefused(f"{address} is not the node {expect_id} but {peer.id or 'a client'}")
-    return Connection(Stream(secure, address, limits))
+    return Connection(Stream(secure, address, limits), secure)
 
 
 def _connect_tcp(address: str, deadline_s: float) -> socket.socket:

@@ -10,7 +10,8 @@ import stat
 from p2pfs import errors
 from p2pfs.net.connection import split_address
 
-BACKLOG = 256
+BACKLOG = 1024
+"""Connections that wait in the kernel to be accepted: some moments of a flood."""
 
 
 def listen_tcp(address: str) -> tuple[socket.socket, str]:

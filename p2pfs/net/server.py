@@ -1,18 +1,17 @@
 """The answering side: listeners, one task for each connection, requests in order, handlers by verb.
 
-How tasks are spawned is injected: greenlets in the daemon, threads in tests. The accept loop takes a slot before it
-accepts, so that a full node leaves connections in the kernel's queue and costs nobody memory.
+How tasks are spawned is injected: greenlets in the daemon, threads in tests. Who may connect how often is
+`net/doorman.py`. At the control socket the accept loop takes a slot before it accepts, so that who is too many waits
+in the kernel's queue.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import logging
 import os
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +19,8 @@ from typing import Any, NamedTuple, Protocol
 from p2pfs import errors, metrics
 from p2pfs.core import wire
 from p2pfs.core.wire import Line
-from p2pfs.net import listen, tls
+from p2pfs.net import doorman, listen, tls
+from p2pfs.net.doorman import Doorman, Stranger
 from p2pfs.net.session import Session
 from p2pfs.net.stream import Limits, Stream
 from p2pfs.net.tls import Party
@@ -31,13 +31,18 @@ log = logging.getLogger(__name__)
 
 CONTROL_SLOTS = 128
 """Connections to the control socket; counted apart, so that an operator gets in when the node is full of peers."""
-HANDSHAKES = 64
-"""TLS handshakes at once."""
-STRANGERS_PER_HOST = 32
-"""Connections from one address that are not authenticated yet; the next one is closed at once, so that one host
-cannot keep all others waiting for a handshake."""
 ACCEPT_PAUSE_S = 0.1
 MAX_ACCEPT_PAUSE_S = 5.0
+MESSAGE_WEIGHTS = {"HAVE": 1 / 3, "DISCARD": 1.0, "PIN": 2.0}
+"""What a byte of a message counts for (`doorman.MESSAGES_PER_S`), by what it costs; of another control verb 1,
+of any other verb nothing."""
+ANSWER_WEIGHT = 1 / 4
+"""The same, for the answer to a message."""
+PROBES = ("HELLO", "PING", "PINGREQ", "MEMBERS")
+"""Messages that do not wait behind others: who answers a probe late is taken for dead."""
+REFUSING_S = 0.002
+"""How long connections are refused without a pause; then for twice as long nothing is: a flood costs a third of a
+core at most, and what is refused slower fills the queue in which friends wait, too."""
 DRAIN_STEP_S = 0.05
 
 
@@ -60,7 +65,6 @@ class _Door(NamedTuple):
     """One way in."""
 
     listener: socket.socket
-    slots: Slots
     context: Context | None
     """None: the control socket."""
     path: str = ""
@@ -74,11 +78,9 @@ class Server:
     ) -> None:
         """`spawn(name, fn, *args)` starts a task; `semaphore(count)` makes one that fits such tasks."""
         self._spawn = spawn
-        self._semaphore = semaphore
         self._limits = limits or Limits()
-        self._max_connections = max_connections
-        self._handshakes = semaphore(HANDSHAKES)
-        self._strangers = _Strangers()
+        self._control_slots = semaphore(CONTROL_SLOTS)
+        self._doorman = Doorman(max_connections)
         self._doors: list[_Door] = []
         self._sessions: dict[Session, Stream] = {}
         self._handlers: dict[str, Handler] = {}
@@ -92,87 +94,107 @@ class Server:
         `context` is asked for each connection, so that a renewed certificate counts at once.
         """
         listener, bound = listen.listen_tcp(address)
-        self._doors.append(_Door(listener, self._semaphore(self._max_connections), context))
+        self._doors.append(_Door(listener, context))
         return bound
 
     def listen_unix(self, path: str, mode: int) -> None:
         """Bind the control socket with a file mode. A stale file of a dead node is replaced. Raises Refused."""
         listener = listen.listen_unix(path, mode)
-        self._doors.append(_Door(listener, self._semaphore(CONTROL_SLOTS), None, path))
+        self._doors.append(_Door(listener, None, path))
 
     def start(self, handlers: dict[str, Handler]) -> None:
         """Begin to accept."""
         self._handlers = handlers
         for door in self._doors:
-            self._spawn("accept-control" if door.context is None else "accept-tcp", self._accept, door)
+            if door.context is None:
+                self._spawn("accept-control", self._accept_control, door)
+            else:
+                self._spawn("accept-tcp", self._accept_tcp, door, door.context)
 
-    def _accept(self, door: _Door) -> None:
-        pause_s = ACCEPT_PAUSE_S
+    def _accept_control(self, door: _Door) -> None:
         while not self._is_draining:
-            door.slots.acquire()
+            self._control_slots.acquire()
+            accepted = self._accept(door)
+            if accepted is None:
+                self._control_slots.release()
+                return
+            self._spawn("control", self._control, accepted[0])
+
+    def _accept_tcp(self, door: _Door, context: Context) -> None:
+        refused_s = 0.0
+        while not self._is_draining and (accepted := self._accept(door)) is not None:
+            begin = time.monotonic()
+            sock, address = accepted
+            stranger = self._doorman.admit(sock, address[0])
+            if stranger is not None:
+                self._spawn("connection", self._connection, context, stranger, address)
+                continue
+            sock.close()
+            refused_s += time.monotonic() - begin
+            if refused_s > REFUSING_S:
+                time.sleep(2 * refused_s)
+                refused_s = 0.0
+
+    def _accept(self, door: _Door) -> tuple[socket.socket, Any] | None:
+        """The next connection; None when no more are wanted."""
+        pause_s = ACCEPT_PAUSE_S
+        while True:
             try:
-                sock, address = door.listener.accept()
+                return door.listener.accept()
             except OSError as error:
-                door.slots.release()
                 if self._is_draining:
-                    return
+                    return None
                 # Out of descriptors or memory: that passes; a loop that spins would not help it to.
                 log.warning("cannot accept a connection: %s; trying again in %g s", error, pause_s)
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_ACCEPT_PAUSE_S)
-                continue
-            pause_s = ACCEPT_PAUSE_S
-            if door.context is None:
-                self._spawn("control", self._control, door, sock)
-            elif self._strangers.admit(address[0]):
-                self._spawn("connection", self._connection, door, door.context, sock, address)
-            else:
-                log.info("closed a connection from %s: it has %d that are not authenticated", address[0],
-                         STRANGERS_PER_HOST)
-                sock.close()
-                door.slots.release()
 
     # --- one connection ------------------------------------------------------------------------------
 
-    def _control(self, door: _Door, sock: socket.socket) -> None:
+    def _control(self, sock: socket.socket) -> None:
         party = Party(None, "local", "the control socket")
         try:
             stream = Stream(sock, "a client at the control socket", self._patience(party), takes_descriptors=True)
             self._serve(stream, party)
         finally:
-            door.slots.release()
+            self._control_slots.release()
 
     def _patience(self, party: Party) -> Limits:
         """A user's reader may pause (`cat | less`); a member that does is not well."""
         return self._limits if party.kind == "member" else self._limits._replace(taking_s=self._limits.idle_s)
 
-    def _connection(self, door: _Door, context: Context, sock: socket.socket, address: Any) -> None:
+    def _connection(self, context: Context, stranger: Stranger, address: Any) -> None:
         try:
             try:
-                secure, party = self._authenticate(context, sock, address)
+                secure, party = self._authenticate(context, stranger, address)
             finally:
-                self._strangers.forget(address[0])
+                self._doorman.forget(stranger)
             who = f"member {party.id}" if party.id else "a client"
-            self._serve(Stream(secure, f"{who} at {party.address}", self._patience(party)), party)
+            stream = Stream(secure, f"{who} at {party.address}", self._patience(party))
+            try:
+                with self._doorman.seat(party):
+                    self._serve(stream, party)
+            except errors.Busy as error:
+                self._turn_away(stream, error)
         except errors.IdentityRefused as error:
-            log.warning("%s", error)
+            self._doorman.refuse("handshake", address[0], str(error))
         except OSError as error:
             log.debug("%s was gone before it was served: %s", address, error)
         finally:
-            sock.close()
-            door.slots.release()
+            stranger.sock.close()
 
-    def _authenticate(self, context: Context, sock: socket.socket, address: Any) -> tuple[ssl.SSLSocket, Party]:
-        self._handshakes.acquire()
-        try:
-            secure = tls.accept(sock, context(), f"{address[0]}:{address[1]}", self._limits.handshake_s)
-        finally:
-            self._handshakes.release()
-        try:
-            return secure, tls.party_of(secure)
-        except BaseException:
-            secure.close()
-            raise
+    def _authenticate(self, context: Context, stranger: Stranger, address: Any) -> tuple[ssl.SSLSocket, Party]:
+        secure = stranger.sock = tls.prepare(stranger.sock, context())
+        tls.accept(secure, f"{address[0]}:{address[1]}", self._limits.handshake_s)
+        return secure, tls.party_of(secure)
+
+    @staticmethod
+    def _turn_away(stream: Stream, error: errors.Busy) -> None:
+        """Say why, and close."""
+        with contextlib.suppress(errors.P2pfsError):
+            stream.send(wire.format_error(error))
+        stream.linger()
+        stream.close()
 
     def _serve(self, stream: Stream, party: Party) -> None:
         session = Session(stream, party)
@@ -201,7 +223,7 @@ class Server:
             verb = line.verb.name
             session.unread_bytes = line.length
             self._check_door(session, line)
-            self._handlers[verb](session, line)
+            self._handle(session, line)
             if not session.has_replied:
                 raise RuntimeError(f"the handler of {verb} gave no answer")
             return not session.unread_bytes
@@ -231,6 +253,17 @@ class Server:
             return False
         stream.skip(session.unread_bytes)
         return True
+
+    def _handle(self, session: Session, line: Line) -> None:
+        """Have the request answered; a message that comes too fast after others of the same member waits before."""
+        party, name = session.party, line.verb.name
+        weight = MESSAGE_WEIGHTS.get(name, float(line.verb.is_control)) if party.kind == "member" else 0.0
+        kind, size = "probes" if name in PROBES else "messages", doorman.REQUEST_BYTES + weight * line.length
+        if weight and (wait_s := self._doorman.charge(party, kind, size)) > 0:
+            time.sleep(wait_s)
+        self._handlers[name](session, line)
+        if weight:
+            self._doorman.charge(party, kind, ANSWER_WEIGHT * session.sent_bytes)
 
     def _check_door(self, session: Session, line: Line) -> None:
         verb, kind = line.verb, session.party.kind
@@ -269,26 +302,3 @@ class Server:
         self._stop_accepting()
         for stream in list(self._sessions.values()):
             stream.close()
-
-
-class _Strangers:
-    """How many connections of each address are not authenticated yet."""
-
-    def __init__(self) -> None:
-        self._counts: collections.Counter[str] = collections.Counter()
-        self._guard = threading.Lock()  # held for a moment and over no wait
-
-    def admit(self, host: str) -> bool:
-        """Count one more, unless there are too many."""
-        with self._guard:
-            if self._counts[host] >= STRANGERS_PER_HOST:
-                return False
-            self._counts[host] += 1
-            return True
-
-    def forget(self, host: str) -> None:
-        """One of them was authenticated, or refused."""
-        with self._guard:
-            self._counts[host] -= 1
-            if not self._counts[host]:
-                del self._counts[host]

@@ -8,6 +8,7 @@ import stat
 from p2pfs import errors
 from p2pfs.core import wire
 from p2pfs.core.wire import Line
+from p2pfs.net import doorman
 from p2pfs.net.stream import Stream
 from p2pfs.net.tls import Party
 
@@ -23,11 +24,19 @@ class Session:
         self.has_replied = False
         self.is_busy = False
         """A request is being answered."""
+        self.sent_bytes = 0
+        """Of the answer, so far."""
+
+    @property
+    def whose(self) -> str | None:
+        """Whom its share of the node's room counts for; None: who may open the control socket has no limit."""
+        return None if self.party.kind == "local" else doorman.who(self.party)
 
     def begin(self) -> None:
         """Before the next request; for the server."""
         self.unread_bytes = 0
         self.has_replied = False
+        self.sent_bytes = 0
 
     def body(self) -> bytes:
         """The request's message body."""
@@ -66,10 +75,13 @@ class Session:
 
     def part(self, *pieces: bytes | memoryview) -> None:
         """Send one PART made of these pieces."""
-        self._stream.send(wire.format_part(sum(map(len, pieces))), *pieces)
+        size = sum(map(len, pieces))
+        self.sent_bytes += size
+        self._stream.send(wire.format_part(size), *pieces)
 
     def reply(self, data: bytes | memoryview = b"") -> None:
         """Send the last line: the request was done."""
         # Before the sending: a failure in the middle must not be followed by an ERR line.
         self.has_replied = True
+        self.sent_bytes += len(data)
         self._stream.send(wire.format_ok(len(data)), data)

@@ -6,13 +6,14 @@ never two of a kind at once; native threads may not share a TLS stream (OpenSSL'
 
 from __future__ import annotations
 
+import _socket
 import array
 import collections
 import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from p2pfs import errors
@@ -21,7 +22,9 @@ from p2pfs.core import wire
 READ_BYTES = 64 * 1024
 """What is asked of the socket when a line is wanted."""
 COALESCE_BYTES = 64 * 1024
-"""A line and a body up to this size leave in one send."""
+"""A line and a body that are up to this size together leave in one send."""
+RECORD_BYTES = 16 * 1024
+"""The most that TLS puts into one record."""
 MAX_DESCRIPTORS = 200
 _FD_BYTES = array.array("i").itemsize
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * _FD_BYTES)
@@ -69,8 +72,8 @@ class Stream:
         self._buffer = bytearray()
         self._descriptors: collections.deque[int] = collections.deque()
         self._takes_descriptors = takes_descriptors
-        # That of `ssl`: its recv_into comes to the same after a few more steps, 64 times for a block of 1 MiB.
-        self._read: Callable[[int, memoryview], int] | None = getattr(sock, "read", None)
+        self._is_ready_tls = hasattr(sock, "_sslobj") and not isinstance(sock, _socket.socket)
+        """A socket of gevent's by TLS: what it wraps never waits. That of the standard library does."""
         self.limits = limits or Limits()
         self.peer_name = peer_name
         """For messages: who is at the other end."""
@@ -98,9 +101,11 @@ class Stream:
             searched = len(buffer)
             if searched >= wire.MAX_LINE:
                 raise errors.TooLong(f"{self.peer_name} sent a line over {wire.MAX_LINE} bytes")
-            with self._reading(f"a line within {seconds:g} s"):
+            try:
                 self._sock.settimeout(_time_left_s(end))
                 data = self._receive()
+            except (OSError, ValueError) as error:
+                raise self._broken(error, f"did not send a line within {seconds:g} s") from None
             if not data:
                 if not searched:
                     return b""
@@ -132,20 +137,34 @@ class Stream:
             return
         limits = self.limits
         end = time.monotonic() + limits.whole_body_s(size)
-        # The hot path: TLS gives at most 16 KiB a call, so each statement here runs 64 times for a block of 1 MiB.
-        read = self._read or self._read_plain
-        with self._reading(f"a body of {size} bytes in time"):
+        try:
             self._sock.settimeout(limits.progress_s)
-            while done < size:
-                count = read(size - done, view[done:])
+            while (done := done + self._read_ready(view[done:])) < size:
+                count = self._read(view[done:])
                 if not count:
                     self.is_gone = True
                     raise errors.Unreachable(f"{self.peer_name} closed the connection {size - done} bytes early")
                 done += count
                 if time.monotonic() > end:
                     raise TimeoutError
+        except (OSError, ValueError) as error:
+            raise self._broken(error, f"did not send a body of {size} bytes in time") from None
 
-    def _read_plain(self, size: int, view: memoryview) -> int:
+    def _read_ready(self, view: memoryview) -> int:
+        """What of a body has come by TLS already, without a wait; how many bytes.
+
+        The hot path: TLS gives at most 16 KiB a call, 64 calls for a block of 1 MiB, so these go straight to OpenSSL.
+        Whatever is not bytes (nothing there yet, the end, an error) is for the ordinary read that follows to meet.
+        """
+        tls = self._sock._sslobj if self._is_ready_tls else None  # type: ignore[attr-defined]
+        done, size = 0, len(view)
+        if tls is not None:
+            with contextlib.suppress(OSError):
+                while done < size and (count := tls.read(size - done, view[done:])):
+                    done += count
+        return done
+
+    def _read(self, view: memoryview) -> int:
         if not self._takes_descriptors:
             return self._sock.recv_into(view)
         count, ancillary, flags, _ = self._sock.recvmsg_into([view], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
@@ -165,15 +184,6 @@ class Stream:
             count = min(length, len(scratch))
             self.read_into(scratch[:count])
             length -= count
-
-    @contextlib.contextmanager
-    def _reading(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except TimeoutError:
-            raise errors.DeadlinePassed(f"{self.peer_name} did not send {what}") from None
-        except (OSError, ValueError) as error:
-            raise self._broken(error) from None
 
     # --- descriptors ---------------------------------------------------------------------------------
 
@@ -198,12 +208,12 @@ class Stream:
     # --- writing -------------------------------------------------------------------------------------
 
     def send(self, line: bytes, *bodies: bytes | memoryview) -> None:
-        """Send a line and its body; a large body is not copied. Raises DeadlinePassed, Unreachable."""
+        """Send a line and its body; a large body is hardly copied. Raises DeadlinePassed, Unreachable."""
         size = len(line) + sum(map(len, bodies))
-        pieces = [b"".join((line, *bodies))] if size <= COALESCE_BYTES else [line, *bodies]
+        pieces = _pieces(line, bodies) if size > COALESCE_BYTES else [b"".join((line, *bodies))]
         end = time.monotonic() + self.limits.taking_s + self.limits.whole_body_s(size)
         send = self._sock.send
-        with self._sending():
+        try:
             self._sock.settimeout(self.limits.taking_s)
             for piece in pieces:
                 with memoryview(piece) as view:
@@ -213,28 +223,28 @@ class Stream:
                         done += send(view[done:] if done else view)
                         if time.monotonic() > end:
                             raise TimeoutError
+        except (OSError, ValueError) as error:
+            raise self._not_taken(error) from None
 
     def send_with_descriptors(self, line: bytes, fds: Sequence[int]) -> None:
         """Send a line with open files, over a unix socket. Raises DeadlinePassed, Unreachable."""
-        with self._sending():
+        try:
             self._sock.settimeout(self.limits.progress_s)
             sent = socket.send_fds(self._sock, [line], list(fds))
+        except (OSError, ValueError) as error:
+            raise self._not_taken(error) from None
         if sent < len(line):
             self.send(line[sent:])
 
-    @contextlib.contextmanager
-    def _sending(self) -> Iterator[None]:
-        try:
-            yield
-        except TimeoutError:
-            self.is_gone = True
-            raise errors.DeadlinePassed(f"{self.peer_name} did not take what was sent to it in time") from None
-        except (OSError, ValueError) as error:
-            raise self._broken(error) from None
+    def _not_taken(self, error: OSError | ValueError) -> errors.P2pfsError:
+        self.is_gone = True
+        return self._broken(error, "did not take what was sent to it in time")
 
     # --- the end -------------------------------------------------------------------------------------
 
-    def _broken(self, error: OSError | ValueError) -> errors.P2pfsError:
+    def _broken(self, error: OSError | ValueError, too_late: str) -> errors.P2pfsError:
+        if isinstance(error, TimeoutError):
+            return errors.DeadlinePassed(f"{self.peer_name} {too_late}")
         self.is_gone = True
         reason = getattr(error, "reason", None)
         if isinstance(reason, str) and "ALERT" in reason:
@@ -271,6 +281,15 @@ class Stream:
     def _shut(self, how: int) -> None:
         # That of the plain socket: the method of ssl's class drops TLS, and what is sent afterwards would go in clear.
         socket.socket.shutdown(self._sock, how)
+
+
+def _pieces(line: bytes, bodies: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """What to send where much is: the line takes as much of its body along as fits, and is no message of its own."""
+    if not bodies:
+        return [line]
+    first, *others = [memoryview(body) for body in bodies]
+    beside = max(0, RECORD_BYTES - len(line))
+    return [b"".join((line, first[:beside])), first[beside:], *others]
 
 
 def _time_left_s(end: float) -> float:

@@ -74,7 +74,9 @@ def connect(plain: socket.socket, context: ssl.SSLContext, address: str, deadlin
     other end does not accept ours shows only when something is read: TLS 1.3 has no answer to the last message.
     """
     try:
-        return _handshake(plain, context, deadline_s, server_side=False)
+        secure = _wrap(plain, context, server_side=False)
+        _handshake(secure, deadline_s)
+        return secure
     except TimeoutError:
         raise errors.DeadlinePassed(
             f"{address} takes connections but did not finish a TLS handshake: overloaded, stopped, or not p2pfs"
@@ -90,10 +92,18 @@ def connect(plain: socket.socket, context: ssl.SSLContext, address: str, deadlin
         ) from None
 
 
-def accept(plain: socket.socket, context: ssl.SSLContext, address: str, deadline_s: float) -> ssl.SSLSocket:
-    """The server's handshake over an accepted socket, which is closed on failure. Raises IdentityRefused."""
+def prepare(plain: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """An accepted socket before its handshake, in the place of the plain one. Waits for nothing.
+
+    Raises OSError, and has closed the socket then.
+    """
+    return _wrap(plain, context, server_side=True)
+
+
+def accept(secure: ssl.SSLSocket, address: str, deadline_s: float) -> None:
+    """The server's handshake over a prepared socket, which is closed on failure. Raises IdentityRefused."""
     try:
-        return _handshake(plain, context, deadline_s, server_side=True)
+        _handshake(secure, deadline_s)
     except TimeoutError:
         raise errors.IdentityRefused(f"{address} did not finish its TLS handshake in {deadline_s:g} s") from None
     except OSError as error:
@@ -102,21 +112,23 @@ def accept(plain: socket.socket, context: ssl.SSLContext, address: str, deadline
         ) from None
 
 
-def _handshake(plain: socket.socket, context: ssl.SSLContext, deadline_s: float, server_side: bool) -> ssl.SSLSocket:
-    # By hand, because a socket's timeout is one for each wait: a stranger who sends a byte now and then would hold
-    # the handshake, and its slot, for as long as it likes.
-    end = time.monotonic() + deadline_s
+def _wrap(plain: socket.socket, context: ssl.SSLContext, server_side: bool) -> ssl.SSLSocket:
     try:
         plain.setblocking(False)
-        secure = context.wrap_socket(plain, server_side=server_side, do_handshake_on_connect=False)
+        return context.wrap_socket(plain, server_side=server_side, do_handshake_on_connect=False)
     except BaseException:
         plain.close()
         raise
+
+
+def _handshake(secure: ssl.SSLSocket, deadline_s: float) -> None:
+    # By hand, because a socket's timeout is one for each wait: a stranger who sends a byte now and then would hold
+    # the handshake for as long as it likes.
+    end = time.monotonic() + deadline_s
     try:
         while True:
             try:
-                secure.do_handshake()
-                return secure
+                return secure.do_handshake()
             except ssl.SSLWantReadError:
                 _wait(secure, select.POLLIN, end)
             except ssl.SSLWantWriteError:

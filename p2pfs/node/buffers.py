@@ -14,7 +14,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import mmap
-from collections.abc import Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterator
 
 from p2pfs import errors, green
 from p2pfs.core import wire
@@ -22,9 +24,39 @@ from p2pfs.core import wire
 SMALL = wire.MAX_SMALL
 """Blocks up to this size need no buffer of a pool: they are ordinary bytes, counted by a `Room`."""
 ROOM_S = 60.0
+WANT_S = 1.0
+"""How often who waits for a buffer asks those to let go who could."""
 
 
-class BufferPool:
+class Buffers:
+    """Where buffers come from and go to: a pool, or the portion of it that one party has."""
+
+    def take(self, wait_s: float = 60.0) -> memoryview:
+        """A buffer; give it back with `give`. Raises Busy when none became free within `wait_s`."""
+        raise NotImplementedError
+
+    def give(self, view: memoryview) -> None:
+        """Take a buffer back. The caller must not touch it, or any slice of it, again."""
+        raise NotImplementedError
+
+    def try_take(self) -> memoryview | None:
+        """A buffer, or None when all are taken or somebody waits for one."""
+        try:
+            return self.take(wait_s=0)
+        except errors.Busy:
+            return None
+
+    @contextlib.contextmanager
+    def buffer(self, wait_s: float = 60.0) -> Iterator[memoryview]:
+        """A buffer for the length of a `with` block."""
+        view = self.take(wait_s)
+        try:
+            yield view
+        finally:
+            self.give(view)
+
+
+class BufferPool(Buffers):
     """At most `count` buffers of 2 MiB; only the pages that were touched take memory. First come, first served."""
 
     def __init__(self, name: str, total_bytes: int) -> None:
@@ -33,9 +65,21 @@ class BufferPool:
         self._free: list[mmap.mmap] = []
         self._available = self.count
         self._waiting: collections.deque[green.Event] = collections.deque()
+        self._portions: weakref.WeakValueDictionary[str, Portion] = weakref.WeakValueDictionary()
+        self.on_want: Callable[[], None] | None = None
+        """Called on the hub while somebody waits; must not block."""
+
+    def of(self, whose: str | None) -> Buffers:
+        """The pool for one party: it has a half at most, whatever it does on all its connections. None: no limit."""
+        if whose is None:
+            return self
+        portion = self._portions.get(whose)
+        if portion is None:
+            portion = self._portions[whose] = Portion(self, self.count // 2)
+        return portion
 
     def take(self, wait_s: float = 60.0) -> memoryview:
-        """A buffer; give it back with `give`. Raises Busy when none became free within `wait_s`."""
+        """See `Buffers.take`."""
         if self._available and not self._waiting:
             self._available -= 1
         elif not self._wait(wait_s):
@@ -49,8 +93,13 @@ class BufferPool:
             return False
         turn = green.Event()
         self._waiting.append(turn)
+        end = time.monotonic() + wait_s
         try:
-            return bool(turn.wait(wait_s))
+            while not turn.is_set() and (left_s := end - time.monotonic()) > 0:
+                if self.on_want:
+                    self.on_want()
+                turn.wait(min(left_s, WANT_S))
+            return turn.is_set()
         except BaseException:
             if turn.is_set():
                 self._hand_on()
@@ -67,33 +116,41 @@ class BufferPool:
         else:
             self._available += 1
 
-    def try_take(self) -> memoryview | None:
-        """A buffer, or None when all are taken or somebody waits for one."""
-        try:
-            return self.take(wait_s=0)
-        except errors.Busy:
-            return None
-
     def give(self, view: memoryview) -> None:
-        """Take a buffer back. The caller must not touch it, or any slice of it, again."""
+        """See `Buffers.give`."""
         buffer = view.obj
         view.release()
         self._free.append(buffer)  # type: ignore[arg-type]
         self._hand_on()
 
-    @contextlib.contextmanager
-    def buffer(self, wait_s: float = 60.0) -> Iterator[memoryview]:
-        """A buffer for the length of a `with` block."""
-        view = self.take(wait_s)
-        try:
-            yield view
-        finally:
-            self.give(view)
-
     @property
     def in_use(self) -> int:
         """Buffers that somebody holds."""
         return self.count - self._available
+
+
+class Portion(Buffers):
+    """A part of a pool; who has all of it waits until it has less."""
+
+    def __init__(self, pool: BufferPool, most: int) -> None:
+        self._pool = pool
+        self._left = green.Semaphore(most)
+
+    def take(self, wait_s: float = 60.0) -> memoryview:
+        """See `Buffers.take`."""
+        end = time.monotonic() + wait_s
+        if not self._left.acquire(blocking=wait_s > 0, timeout=wait_s or None):
+            raise errors.Busy(f"all {self._pool.name} buffers that one party may have were in use for {wait_s:g} s")
+        try:
+            return self._pool.take(max(0.0, end - time.monotonic()))
+        except BaseException:
+            self._left.release()
+            raise
+
+    def give(self, view: memoryview) -> None:
+        """See `Buffers.give`."""
+        self._pool.give(view)
+        self._left.release()
 
 
 class Room:

@@ -13,6 +13,7 @@ from p2pfs.core.cid import CID
 from p2pfs.core.dag import Visit
 from p2pfs.node.health import overview
 from p2pfs.node.services import Services
+from p2pfs.store.catalog import Counts
 from p2pfs.units import format_size
 from p2pfs.version import VERSION
 
@@ -93,7 +94,7 @@ def peer_rows(services: Services) -> Iterator[dict[str, Any]]:
     """One row a member, by name."""
     cluster = services.cluster
     since = time.time() - time.monotonic()
-    for member, _, seen, rtt_s in sorted(cluster.membership.known(), key=lambda known: known.member.name):
+    for member, _, seen, rtt_s, _ in sorted(cluster.membership.known(), key=lambda known: known.member.name):
         is_self = member.id == cluster.id
         peer = cluster.peers.known(member.id)
         yield {
@@ -117,7 +118,7 @@ def status(services: Services) -> dict[str, Any]:
     counts = services.pinning.run(services.pinning.catalog.counts)
     found = overview(services)
     return {
-        "verdict": found.health.verdict, "reasons": [*found.health.reasons, *_remarks(services, free)],
+        "verdict": found.health.verdict, "reasons": [*found.health.reasons, *_remarks(services, free, counts)],
         "left_bytes": found.health.left_bytes, "time_to_go_s": found.health.time_to_go_s,
         "health": found.figures.to_wire(), "lost_pins": [lost._asdict() for lost in found.lost],
         "node": services.caller.name, "id": cluster.id, "version": VERSION,
@@ -137,7 +138,7 @@ def status(services: Services) -> dict[str, Any]:
     }
 
 
-def _remarks(services: Services, free: int) -> list[str]:
+def _remarks(services: Services, free: int, counts: Counts) -> list[str]:
     """What will become a trouble, and is none for the data yet."""
     remarks = [
         f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP"
@@ -151,6 +152,12 @@ def _remarks(services: Services, free: int) -> list[str]:
                 f"{member.name} is nearly full: {format_size(left)} are left; add a node, remove something, or raise "
                 "its limits"
             )
+    most = services.config.storage.max_pins
+    if sum(counts) > (1 - LOW_SHARE) * most:
+        remarks.append(
+            f"the catalog is nearly full: {sum(counts)} of {most} records; remove something, or raise [storage] "
+            "max_pins"
+        )
     held_up = services.audit.report.held_up
     if held_up and services.audit.report.waiting.blocks:
         remarks.append(f"nothing is collected on {services.caller.name}: {held_up}")

@@ -80,6 +80,14 @@ class Collection:
         if away := cluster.absent():
             names = ", ".join(member.name for member in away)
             return f"{names}: away, and may know pins that are not known here; bring it back, or strike it (forget)"
+        if unmet := cluster.membership.unmet():
+            row, teller = unmet[0]
+            more = f", and {len(unmet) - 1} more" if len(unmet) > 1 else ""
+            place = ", ".join(row.addresses)
+            says = f"{cluster.name_of(teller)} says that it is a member"
+            return f"{row.name} at {place}{more}: {says}, and it cannot be reached"
+        if cluster.membership.left_out:
+            return "there are more members than the list has room for; strike those that are gone (forget), and restart"
         if self._lacks_records() and not cluster.live_peers():
             return LACKING
         return ""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from p2pfs import errors
 from p2pfs.core.chunker import Cutter, fixed_cuts
-from p2pfs.node.buffers import BufferPool
+from p2pfs.node.buffers import Buffers
 from p2pfs.node.leaves import FileIngest
 from p2pfs.store.jobs import cuts_from
 
@@ -59,7 +59,7 @@ def _add_by_content(file: FileIngest, fd: int, size: int) -> None:
             offset += length
 
 
-def add_stream(file: FileIngest, read: Callable[[memoryview], int], paced: BufferPool) -> None:
+def add_stream(file: FileIngest, read: Callable[[memoryview], int], paced: Buffers) -> None:
     """All leaves of a stream; `read` puts some bytes into a view and returns how many, 0 at the end.
 
     What arrives gathers in a buffer of those whose pace a client sets; only a whole leaf takes one of ours.

@@ -6,12 +6,13 @@ The rules are `core/membership.py`; here are only the connections and the clock.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
 from p2pfs import errors, green
-from p2pfs.core import placement, wire
-from p2pfs.core.member import Member, news_from_wire, news_to_wire
+from p2pfs.core import hlc, placement, wire
+from p2pfs.core.member import MAX_NEWS, MAX_ROWS, Member, news_from_wire, news_to_wire
 from p2pfs.core.membership import TICK_S, Change
 from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
@@ -23,6 +24,14 @@ SEED_RETRY_S = 1.0
 SEED_RETRY_MOST_S = 30.0
 ROWS_A_PING = 24
 MESSAGE_S = 5.0
+MEETINGS = 8
+"""Members that others told of and that are being met at once."""
+MEET_S = 0.1
+SLICE = 64
+"""Rows that are merged before others have their turn: a millisecond."""
+AHEAD_LOG_S = 60.0
+DOUBLES = 4
+"""Addresses that are looked at at once for a second node with our identity."""
 
 
 class Gossip:
@@ -42,34 +51,60 @@ class Gossip:
         self._group = green.Group("gossip")
         self._seed_pause_s = SEED_RETRY_S
         self._clashing: set[tuple[str, ...]] = set()
+        self._meetings = green.Group("meetings")
+        self._exchanging = green.Semaphore(1)
+        self._ahead_logged = -math.inf
 
     def start(self) -> None:
         """Begin to probe, and to look for somebody as long as nobody is known."""
         self._group.loop("tick", self._tick)
         self._group.loop("probe", self._probe_next)
+        self._group.loop("meet", self._meet)
         self._group.loop("seeds", self._seek)
 
     def stop(self) -> None:
         """End. The others notice by themselves: a node that is restarted has not left."""
         self._group.close()
+        self._meetings.close()
 
     # --- what is heard -------------------------------------------------------------------------------
 
-    def hear(self, body: bytes) -> Member:
-        """Merge the rows of a PING, MEMBERS or an answer to one; the sender's own. Raises ProtocolError."""
-        sender, rows = news_from_wire(wire.parse_json(body, dict))
-        self._watch_identity([sender, *rows])
-        self._prepare([sender, *rows])
-        self._report(self.cluster.membership.merge(time.monotonic(), [sender, *rows], sender.id))
+    def hear(self, body: bytes, sender_id: str, most: int = MAX_NEWS) -> Member:
+        """Merge the rows of a PING, MEMBERS or an answer to one; the sender's own.
+
+        `sender_id` is what TLS proved. Raises ProtocolError, IdentityRefused.
+        """
+        sender, rows = news_from_wire(wire.parse_json(body, dict), most)
+        if sender.id != sender_id:
+            raise errors.IdentityRefused(f"{sender_id} speaks as {sender.id}")
+        self._merge([sender], sender_id)
+        for start in range(0, len(rows), SLICE):
+            self._merge(rows[start : start + SLICE], sender_id)
+            green.sleep(0)
         self.cluster.has_met = True
         return sender
 
-    def _prepare(self, members: list[Member]) -> None:
-        """Who joins a large cluster hears of all at once: the hub is not to stand still for so many draws."""
-        for member in members:
-            if member.is_reachable and self.cluster.membership.get(member.id) is None:
-                placement.prepare(member.id)
-                green.sleep(0)
+    def hear_all(self, body: bytes, sender_id: str) -> Member:
+        """As `hear`, of a whole table: one at a time, whoever sends them."""
+        with self._exchanging:
+            return self.hear(body, sender_id, MAX_ROWS)
+
+    def _merge(self, rows: list[Member], sender_id: str) -> None:
+        rows = self._of_our_time(rows, sender_id)
+        self._watch_identity(rows)
+        for row in rows:
+            if row.id == sender_id and self.cluster.membership.get(sender_id) is None:
+                placement.prepare(sender_id)  # here, so that the hub does not stand still for many at once
+        self._report(self.cluster.membership.merge(time.monotonic(), rows, sender_id))
+
+    def _of_our_time(self, rows: list[Member], sender_id: str) -> list[Member]:
+        """Without those that nobody could outrank for a day: an incarnation begins with the time of a start."""
+        latest = int(time.time() * 1000) + hlc.MAX_AHEAD_MS
+        good = [row for row in rows if row.incarnation <= latest]
+        if len(good) < len(rows) and time.monotonic() - self._ahead_logged > AHEAD_LOG_S:
+            self._ahead_logged = time.monotonic()
+            log.warning("membership rows from %s refused: over a day in the future; check its clock", sender_id)
+        return good
 
     def say_news(self, to: Member) -> bytes:
         """A membership message with what that member may not know yet."""
@@ -130,6 +165,19 @@ class Gossip:
             self._group.spawn(f"probe-{target.name}", self._probe, target)
         return self.cluster.membership.probe_interval_s()
 
+    def _meet(self) -> float:
+        while len(self._meetings) < MEETINGS:
+            target = self.cluster.membership.next_stranger(time.monotonic())
+            if target is None:
+                break
+            self._meetings.spawn(target.name, self._meet_one, target)
+        return MEET_S
+
+    def _meet_one(self, target: Member) -> None:
+        self._probe(target)
+        if self.cluster.membership.get(target.id) is None:
+            self.cluster.peers.forget(target.id)
+
     def _probe(self, target: Member) -> None:
         membership = self.cluster.membership
         begin = time.monotonic()
@@ -146,7 +194,7 @@ class Gossip:
         green.wait(asks, timeout=2 * membership.probe_timeout_s)
         answers = [ask.value for ask in asks]
         if True in answers:
-            membership.indirect_ok(time.monotonic(), target.id)
+            self._report(membership.indirect_ok(time.monotonic(), target.id))
         else:
             self._report(membership.indirect_failed(time.monotonic(), target.id, answers.count(None)))
 
@@ -159,7 +207,7 @@ class Gossip:
 
         with green.deadline(timeout_s, f"PING of {peer.member.name}"):
             answer = peer.call("probe", use, timeout_s)
-        self.hear(answer)
+        self.hear(answer, peer.member.id)
 
     def _ask_helper(self, helper: Member, target_id: str) -> bool | None:
         """Could the helper reach it? None: the helper itself did not say."""
@@ -185,10 +233,9 @@ class Gossip:
             answer = self.cluster.peers.get(partner).call(
                 "probe", lambda connection: connection.request("MEMBERS", body=body), MESSAGE_S
             )
+            self.hear_all(answer, partner.id)
         except errors.P2pfsError as error:
-            log.debug("exchange with %s: %s", partner.name, error)
-            return
-        self.hear(answer)
+            log.warning("exchange with %s: %s", partner.name, error)
 
     # --- first contact -------------------------------------------------------------------------------
 
@@ -216,7 +263,7 @@ class Gossip:
         try:
             if answer.id == self.cluster.id:
                 raise errors.IdentityRefused(f"{address} is this node itself")
-            self.hear(connection.request("MEMBERS", body=body))
+            self.hear_all(connection.request("MEMBERS", body=body), answer.id)
         finally:
             connection.close()
 
@@ -224,7 +271,8 @@ class Gossip:
         """Somebody speaks of our id at another address: an old row of ours, or a second node with our key?"""
         me = self.cluster.membership.me
         for row in members:
-            if row.id == me.id and row.addresses != me.addresses and row.addresses not in self._clashing:
+            is_news = row.id == me.id and row.addresses != me.addresses and row.addresses not in self._clashing
+            if is_news and len(self._clashing) < DOUBLES:
                 self._clashing.add(row.addresses)
                 self._group.spawn("identity", self._look_for_double, row.addresses)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from typing import NamedTuple
 
 from p2pfs import errors
 from p2pfs.core import wire
+from p2pfs.core.member import ID, MAX_TEXT
 from p2pfs.net.connection import Connection
+
+MAX_TIME_MS = 2**53 - 1
+"""Whole numbers that every JSON reader tells apart; later than anybody's clock."""
+_INSTANCE = re.compile(r"[0-9a-f]{16}")
 
 
 class Caller(NamedTuple):
@@ -48,7 +54,13 @@ def parse_hello(body: bytes) -> Hello:
     answer = wire.parse_json(body, dict)
     if answer.get("version") != wire.VERSION:
         raise errors.ProtocolError(f"it speaks {str(answer.get('version'))[:40]!r}, this node {wire.VERSION}")
-    for field, kind in (("id", str), ("instance", str), ("time_ms", int), ("name", str)):
-        if type(answer.get(field)) is not kind:
-            raise errors.ProtocolError(f"its HELLO answer has no {field}")
-    return Hello(answer["id"], answer["instance"], answer["time_ms"], answer["name"])
+    id, instance, time_ms, name = (answer.get(field) for field in ("id", "instance", "time_ms", "name"))
+    if not isinstance(id, str) or not ID.fullmatch(id):
+        raise errors.ProtocolError("its HELLO answer has no id")
+    if not isinstance(instance, str) or not _INSTANCE.fullmatch(instance):
+        raise errors.ProtocolError("its HELLO answer has no instance of 16 hex digits")
+    if type(time_ms) is not int or not 0 <= time_ms <= MAX_TIME_MS:
+        raise errors.ProtocolError("its HELLO answer has no time_ms")
+    if not isinstance(name, str) or len(name) > MAX_TEXT or not name.isprintable():
+        raise errors.ProtocolError("its HELLO answer has no name")
+    return Hello(id, instance, time_ms, name)

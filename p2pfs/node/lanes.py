@@ -6,12 +6,14 @@ unless the exception is an ordinary answer of the peer.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 from p2pfs import errors, green
 from p2pfs.net.connection import Connection
+
+T = TypeVar("T")
 
 IDLE_S = 120.0
 """Older idle connections are not used again: the other end closes them after 300 s."""
@@ -26,16 +28,15 @@ class Lane:
         self._idle: list[tuple[float, Connection]] = []
         self._busy: set[Connection] = set()
 
-    @contextlib.contextmanager
-    def connection(self, wait_s: float) -> Iterator[tuple[Connection, bool]]:
-        """A connection of our own for a `with` block, and whether it was used before."""
+    def use(self, use: Callable[[Connection, bool], T], wait_s: float) -> T:
+        """Call `use` with a connection of its own, and whether it was used before. Raises DeadlinePassed for none."""
         if not self._slots.acquire(timeout=wait_s):
             raise errors.DeadlinePassed(f"no connection became free within {wait_s:g} s")
         connection = None
         try:
             connection, is_reused = self._take()
             self._busy.add(connection)
-            yield connection, is_reused
+            return use(connection, is_reused)
         except BaseException as error:
             if connection is not None and not isinstance(error, errors.P2pfsError):
                 connection.is_broken = True  # cut off in the middle

@@ -6,15 +6,22 @@ import time
 
 from p2pfs import errors, green
 from p2pfs.core import batches, wire
-from p2pfs.core.pins import BUCKETS, Pin, split_digests
+from p2pfs.core.pins import BUCKETS, split_digests
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node.peers import HAVE_BATCH
 from p2pfs.node.pinning import BATCH, format_digests
 from p2pfs.node.services import Services
 
+HAVE_MOST = 4096
+"""CIDs of one HAVE."""
 BUFFER_WAIT_S = 10.0
 """How long a PUT or GET waits for a buffer: longer than a full queue of disk jobs, shorter than its caller."""
+
+
+def member_id(session: Session) -> str:
+    """Who calls, as TLS proved it: these verbs are for members."""
+    assert session.party.id is not None, "the door is checked before"
+    return session.party.id
 
 
 def hello(services: Services, session: Session, line: Line) -> None:
@@ -33,7 +40,7 @@ def hello(services: Services, session: Session, line: Line) -> None:
 
 def ping(services: Services, session: Session, line: Line) -> None:
     """PING: take the caller's news, give ours."""
-    caller = services.gossip.hear(session.body())
+    caller = services.gossip.hear(session.body(), member_id(session))
     session.reply(services.gossip.say_news(caller))
 
 
@@ -51,20 +58,20 @@ def pingreq(services: Services, session: Session, line: Line) -> None:
 
 def members(services: Services, session: Session, line: Line) -> None:
     """MEMBERS: merge the caller's table, give ours."""
-    services.gossip.hear(session.body())
+    services.gossip.hear_all(session.body(), member_id(session))
     session.reply(services.gossip.say_all())
 
 
 def have(services: Services, session: Session, line: Line) -> None:
     """HAVE: one character a block."""
-    cids = batches.unpack_cids(session.body(), HAVE_BATCH * 4)
+    cids = batches.unpack_cids(session.body(), HAVE_MOST)
     found = services.local.have([cid.multihash for cid in cids], renew=line.args[0] == "renew")
     session.reply(bytes(b"01"[flag] for flag in found))
 
 
 def put(services: Services, session: Session, line: Line) -> None:
     """PUT: a block from the socket into a buffer, from the buffer durably to the disk."""
-    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
+    with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
         session.body_into(data)
         token = services.local.put(line.args[0].multihash, data)
     session.reply(batches.format_outcome(token))
@@ -72,7 +79,7 @@ def put(services: Services, session: Session, line: Line) -> None:
 
 def get(services: Services, session: Session, line: Line) -> None:
     """GET: a verified block."""
-    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view:
+    with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view:
         length = services.local.read(line.args[0].multihash, view)
         with view[:length] as data:
             session.reply(data)
@@ -80,7 +87,7 @@ def get(services: Services, session: Session, line: Line) -> None:
 
 def puts(services: Services, session: Session, line: Line) -> None:
     """PUTS: as PUT for several small blocks, which wait for the disk together."""
-    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
+    with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
         session.body_into(data)
         blocks = [(cid.multihash, block) for cid, block in batches.unpack(data)]
         outcomes = services.local.put_many(blocks)
@@ -90,28 +97,25 @@ def puts(services: Services, session: Session, line: Line) -> None:
 def gets(services: Services, session: Session, line: Line) -> None:
     """GETS: the verified small blocks that are here; those that are not, or do not fit any more, are left out."""
     cids = batches.unpack_cids(session.body(), batches.MOST)
-    with services.serve_buffers.buffer(BUFFER_WAIT_S) as view:
+    with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view:
         found = services.local.read_small([cid.multihash for cid in cids], view)
     session.reply(batches.pack((cid, data) for cid, data in zip(cids, found, strict=True) if isinstance(data, bytes)))
 
 
 def discard(services: Services, session: Session, line: Line) -> None:
     """DISCARD: a store that failed takes back what it wrote here."""
-    blocks = []
-    for row in session.body().split(b"\n"):
-        cid, _, token = row.partition(b" ")
-        if not token.isdigit() or len(token) > 20:
-            raise errors.ProtocolError(f"DISCARD: {row[:80]!r} is not CID and TOKEN")
-        blocks.append((batches.parse_cid(cid).multihash, int(token)))
-    session.reply(b"%d" % services.local.discard(blocks))
+    blocks = batches.unpack_tokens(session.body())
+    session.reply(b"%d" % services.local.discard([(cid.multihash, token) for cid, token in blocks]))
 
 
 def pin(services: Services, session: Session, line: Line) -> None:
     """PIN: merge catalog records, durably."""
-    records = [Pin.from_wire(row) for row in wire.parse_json(session.body(), list)]
-    refused = sum(map(services.pinning.is_refused, records))
-    changed = services.pinning.merge(records)
-    session.reply(wire.dump_json({"changed": len(changed), "refused": refused}))
+    pinning = services.pinning
+    records = pinning.read(session.body())
+    refused = sum(map(pinning.is_refused, records))
+    changed = pinning.take_in(records, member_id(session))
+    full = pinning.without_room(records)
+    session.reply(wire.dump_json({"changed": changed, "refused": refused, "full": full}))
 
 
 def digests(services: Services, session: Session, line: Line) -> None:

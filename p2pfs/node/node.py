@@ -96,6 +96,7 @@ class Node:
         if catalog.quarantined:
             log.error("the catalog was damaged and begun anew; it fills up from the other members")
         snapshot = self._data_dir / "catalog.jsonl"
+        catalog.max_records = self.config.storage.max_pins
         restored = catalog.refill(snapshot)
         if restored is not None:
             log.warning("the catalog was rebuilt from %s: %d records", snapshot, restored)
@@ -216,6 +217,7 @@ class Node:
         self.config = self.services.config = config
         self.services.cluster.out_after_s = config.repair.out_after
         self.services.cluster.changed()
+        self.services.pinning.catalog.max_records = config.storage.max_pins
         self.services.local.store.set_limits(config.storage.max_size or None, config.storage.reserve_free)
 
     def wait(self) -> None:

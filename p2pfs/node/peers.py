@@ -5,12 +5,13 @@ Three lanes keep urgent and bulky traffic apart: `probe` (SWIM), `catalog` (pins
 
 from __future__ import annotations
 
-import contextlib
 import math
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
+
+from prometheus_client import Counter
 
 from p2pfs import errors, green, metrics
 from p2pfs.core import batches
@@ -112,13 +113,15 @@ class Peer:
             raise
 
     def _call(self, lane: str, use: Callable[[Connection], T], wait_s: float) -> T:
-        with self._lanes[lane].connection(wait_s) as (connection, is_reused):
+        def use_it(connection: Connection, is_reused: bool) -> T:
             try:
                 return use(connection)
             except errors.Unreachable as error:
                 if is_reused:
                     raise _Stale(str(error)) from None
                 raise
+
+        return self._lanes[lane].use(use_it, wait_s)
 
     @property
     def is_avoided(self) -> bool:
@@ -132,25 +135,27 @@ class Peer:
 
     def get_block(self, cid: CID, into: memoryview) -> int:
         """The block's bytes into the buffer, unverified; returns their number. Raises NotFound and the like."""
-        with self._timed("fetched"):
-            return self.call("bulk", lambda it: it.request_into(into, "GET", cid, first_byte_s=BULK_ANSWER_S))
+        return self._timed(metrics.BLOCKS_FETCHED, 1, lambda: self.call(
+            "bulk", lambda it: it.request_into(into, "GET", cid, first_byte_s=BULK_ANSWER_S)
+        ))
 
     def put_block(self, cid: CID, data: memoryview) -> int | None:
         """Make the block durable there; its age token when it is new, None when it was there. Raises NoSpace."""
-        with self._timed("sent"):
-            answer = self.call("bulk", lambda it: it.request("PUT", cid, body=data, first_byte_s=BULK_ANSWER_S))
+        def put(connection: Connection) -> int | None:
+            answer = connection.request("PUT", cid, body=data, first_byte_s=BULK_ANSWER_S)
             outcome = batches.parse_outcome(answer)
             if isinstance(outcome, errors.P2pfsError):
                 raise outcome
             return outcome
 
+        return self._timed(metrics.BLOCKS_SENT, 1, lambda: self.call("bulk", put))
+
     def put_blocks(self, blocks: list[SmallBlock]) -> list[Outcome]:
         """Make small blocks durable there, in one message; what became of each, as `BlockStore.put_many` has it."""
-        with self._timed("sent", len(blocks)):
-            answer = self.call("bulk", lambda it: it.request(
-                "PUTS", body=batches.pack(blocks), first_byte_s=BULK_ANSWER_S
-            ))
-            return batches.parse_outcomes(answer, len(blocks))
+        answer = self._timed(metrics.BLOCKS_SENT, len(blocks), lambda: self.call(
+            "bulk", lambda it: it.request("PUTS", body=batches.pack(blocks), first_byte_s=BULK_ANSWER_S)
+        ))
+        return batches.parse_outcomes(answer, len(blocks))
 
     def put_small(self, cid: CID, data: bytes) -> int | None:
         """As `has_renewed`, and as `put_block` if it is not; what waits meanwhile travels together."""
@@ -167,11 +172,10 @@ class Peer:
 
     def get_blocks(self, cids: list[CID]) -> dict[CID, memoryview]:
         """Those of up to `batches.MOST` small blocks that are there, unverified."""
-        with self._timed("fetched", len(cids)):
-            answer = self.call("bulk", lambda it: it.request(
-                "GETS", body=batches.pack_cids(cids), first_byte_s=BULK_ANSWER_S
-            ))
-            return dict(batches.unpack(memoryview(answer)))
+        answer = self._timed(metrics.BLOCKS_FETCHED, len(cids), lambda: self.call(
+            "bulk", lambda it: it.request("GETS", body=batches.pack_cids(cids), first_byte_s=BULK_ANSWER_S)
+        ))
+        return dict(batches.unpack(memoryview(answer)))
 
     def avoid(self, why: str) -> None:
         """Prefer others for a while (`p2pfs-cli peers` says why), longer each time until a block comes through."""
@@ -199,22 +203,22 @@ class Peer:
         """What it did wrong in the last minute, for people; empty for nothing."""
         return self.last_error if time.monotonic() - self._trouble_at < TROUBLE_S else ""
 
-    @contextlib.contextmanager
-    def _timed(self, what: str, blocks: int = 1) -> Iterator[None]:
-        counter = metrics.BLOCKS_FETCHED if what == "fetched" else metrics.BLOCKS_SENT
+    def _timed(self, counter: Counter, blocks: int, move: Callable[[], T]) -> T:
+        """Move blocks: they are counted, and `answer_s` learns from it."""
         self.in_flight += 1
         begin = time.monotonic()
         try:
-            yield
-            self.answer_s += (time.monotonic() - begin - self.answer_s) / 8
-            self._avoid_s = AVOID_S
-            self._lost = 0
-            counter.labels("OK").inc(blocks)
+            moved = move()
         except errors.P2pfsError as error:
             counter.labels(error.token).inc(blocks)
             raise
         finally:
             self.in_flight -= 1
+        self.answer_s += (time.monotonic() - begin - self.answer_s) / 8
+        self._avoid_s = AVOID_S
+        self._lost = 0
+        counter.labels("OK").inc(blocks)
+        return moved
 
     def have(self, mode: str, cids: list[CID]) -> list[bool]:
         """Which of up to HAVE_BATCH blocks are there."""
@@ -264,7 +268,11 @@ class Peers:
     def dial(self, address: str) -> tuple[Connection, Hello]:
         """A connection to whoever is at this address; the caller closes it. Raises P2pfsError."""
         connection = connect(address, self._context(), CONNECT_S, None)
-        return connection, hello(connection, self.caller)
+        answer = hello(connection, self.caller)
+        if (proven := connection.peer_id()) != answer.id:
+            connection.close()
+            raise errors.IdentityRefused(f"{address} says that it is {answer.id}, its certificate that it is {proven}")
+        return connection, answer
 
     def meet(self, address: str) -> Hello:
         """Who is at this address? Raises P2pfsError."""
@@ -277,6 +285,11 @@ class Peers:
         peer = self._peers.get(id)
         if peer:
             peer.sever()
+
+    def forget(self, id: str) -> None:
+        """As `drop`, and remember nothing of it."""
+        self.drop(id)
+        self._peers.pop(id, None)
 
     def close(self) -> None:
         """Close all."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
+import re
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -31,6 +34,14 @@ KEEP_MS = 60_000
 """How often the time of the last comparison with a member is written down."""
 BATCH = 250
 """Records of one PIN message: of 3.7 KiB at most each (a name of 1024 bytes, escaped in JSON), it stays under 1 MiB."""
+_DIGEST = re.compile(rb"[0-9a-f]{32}")
+BUCKET_BYTES = 32 * 1024 * 1024
+"""Of one answer to BUCKET: some hundred thousand records, where a catalog of two million has eight thousand."""
+LEFT_OUT_MOST = 10_000
+"""A comparison ends after so many records that found no room: they would only come again with the next one."""
+FULL_LOG_S = 60.0
+SLICE = 100
+"""Records of others that are read, or merged, before somebody else has a turn: some milliseconds."""
 JOURNAL_S = 5.0
 """How often to look whether the journal wants to be written anew."""
 JOURNAL_RETRY_S = 60.0
@@ -61,6 +72,8 @@ class Pinning:
         self._kept: dict[str, int] = {}
         self._soon: set[str] = set()
         self._wake = green.Event()
+        self._full_logged = -math.inf
+        self._turns: weakref.WeakValueDictionary[str, green.Semaphore] = weakref.WeakValueDictionary()
         self.on_change: Callable[[list[Pin]], None] | None = None
         """Called on the hub with the records that a merge changed; must not block."""
 
@@ -116,12 +129,58 @@ class Pinning:
                 good.append(pin)
             except errors.Refused as error:
                 log.warning("catalog record %r of node %s refused: %s", pin.name, pin.origin, error)
+        left_out = self.catalog.left_out
         changed = self.run(self.catalog.merge, good)
+        if self.catalog.left_out != left_out and time.monotonic() - self._full_logged > FULL_LOG_S:
+            self._full_logged = time.monotonic()
+            log.warning("%s; %d records were left out so far", self._full_text(), self.catalog.left_out)
         if changed:
             metrics.PINS.set(self.run(self.catalog.counts).live)
             if self.on_change:
                 self.on_change(changed)
         return changed
+
+    def take_in(self, records: list[Pin], whose: str) -> int:
+        """As `merge`, of a member's records: in slices, and one message of a member at a time. How many changed."""
+        turn = self._turns.get(whose)
+        if turn is None:
+            turn = self._turns[whose] = green.Semaphore(1)
+        with turn:
+            return sum(len(self.merge(records[at : at + SLICE])) for at in range(0, len(records), SLICE))
+
+    def _full_text(self) -> str:
+        return f"the catalog is full with {self.catalog.max_records} records; see [storage] max_pins"
+
+    def check_room(self) -> None:
+        """Before anything is stored for a new pin. Raises NoSpace when the catalog is full."""
+        if self.catalog.is_full:
+            raise errors.NoSpace(self._full_text())
+
+    def over(self, records: Iterable[Pin]) -> list[Pin]:
+        """The records, with stamps that outrank what is known under their keys: some may be ahead of our clock."""
+        records = list(records)
+        return [
+            pin if known is None else pin._replace(stamp=max(pin.stamp, known.stamp + 1))
+            for pin, known in zip(records, self._known(records), strict=True)
+        ]
+
+    def _known(self, records: list[Pin]) -> list[Pin | None]:
+        """What is here under the keys of these."""
+        return self.run(lambda: [self.catalog.record(pin.key) for pin in records])
+
+    def without_room(self, records: list[Pin]) -> int:
+        """How many of these, which were to be merged, are not here: a full catalog took no new ones."""
+        taken = [pin for pin in records if not self.is_refused(pin)]
+        return self._known(taken).count(None)
+
+    def read(self, body: bytes) -> list[Pin]:
+        """The records of a message. Raises ProtocolError."""
+        rows = wire.parse_json(body, list)
+        records: list[Pin] = []
+        for start in range(0, len(rows), SLICE):
+            records += map(Pin.from_wire, rows[start : start + SLICE])
+            green.sleep(0)
+        return records
 
     def is_refused(self, pin: Pin) -> bool:
         """Its stamp is so far in the future that `merge` leaves it out."""
@@ -131,19 +190,25 @@ class Pinning:
         """Merge here and push to every member that answers; ids of the nodes that have it durably, ours among them.
 
         With a `quorum`, once so many have it the others get STRAGGLER_S more; they get it by comparison.
-        Raises Refused when this node's stamps are too far ahead of its clock for anybody to take them.
+        Raises Refused when this node's stamps are too far ahead of its clock for anybody to take them, NoSpace when
+        the catalog is full.
         """
         for pin in records:
             self._clock.observe(pin.stamp, self._now_ms())
         self.merge(records)
+        if self.without_room(records):
+            raise errors.NoSpace(self._full_text())
         holders = [self._cluster.id]
         body = wire.dump_json([pin.to_wire() for pin in records])
 
         def push(peer: Peer) -> None:
             try:
                 answer = peer.call("catalog", lambda connection: connection.request("PIN", body=body), PUSH_S)
-                if wire.parse_json(answer, dict).get("refused"):
+                told = wire.parse_json(answer, dict)
+                if told.get("refused"):
                     raise errors.Refused("it takes no stamp so far in the future; check the clocks of both nodes")
+                if told.get("full"):
+                    raise errors.NoSpace("its catalog is full; see [storage] max_pins there")
                 holders.append(peer.member.id)
             except errors.P2pfsError as error:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)
@@ -210,15 +275,18 @@ class Pinning:
         compared_ms = self._compared_ms(id)
         given_up: list[Pin] = []
         is_level = True
+        left_out = self.catalog.left_out
         for number in range(pins.BUCKETS):
             if time.monotonic() > end:
                 raise errors.DeadlinePassed(f"levelling bucket {number} of {pins.BUCKETS} after {COMPARE_S:g} s")
+            if self.catalog.left_out - left_out > LEFT_OUT_MOST:
+                raise errors.NoSpace(self._full_text())
             if theirs.buckets[number] == ours.buckets[number]:
                 continue
             here, there = self._differences(peer, number)
             left_there = pins.outlived(there, here, compared_ms, ours.purged_ms)
             left_here = pins.outlived(here, there, compared_ms, theirs.purged_ms)
-            self.merge(set(there).difference(left_there))
+            self.take_in(list(set(there).difference(left_there)), id)
             settled, live_there = {*there, *left_here}, {pin.key for pin in there if not pin.removed}
             self._send(peer, [
                 pin for pin in here if pin not in settled
@@ -238,9 +306,12 @@ class Pinning:
 
         def use(connection: Connection) -> bytes:
             answer = connection.stream("BUCKET", number, body=ours)
+            left = BUCKET_BYTES
             for part in answer:
-                there.extend(map(Pin.from_wire, wire.parse_json(part, list)))
-                green.sleep(0)  # parts that have come already would be worked off in one go
+                left -= len(part)
+                if left < 0:
+                    raise errors.TooBig(f"over {BUCKET_BYTES} bytes of records in bucket {number}")
+                there.extend(self.read(part))
             return answer.result
 
         alone = pins.split_digests(peer.call("catalog", use))
@@ -310,14 +381,11 @@ class Pinning:
 def parse_digests(body: bytes) -> Digests:
     """256 lines of 32 hex digits, and one of milliseconds in decimal. Raises ProtocolError."""
     *lines, purged = body.split(b"\n")
-    if len(lines) != pins.BUCKETS or any(len(line) != 32 for line in lines):
+    if len(lines) != pins.BUCKETS or not all(map(_DIGEST.fullmatch, lines)):
         raise errors.ProtocolError("an answer to DIGESTS has 256 lines of 32 hex digits and one of milliseconds")
     if not purged.isdigit() or len(purged) > 15:
         raise errors.ProtocolError("the last line of an answer to DIGESTS is no number of milliseconds")
-    try:
-        return Digests([int(line, 16) for line in lines], int(purged))
-    except ValueError:
-        raise errors.ProtocolError("an answer to DIGESTS has a line that is not hexadecimal") from None
+    return Digests([int(line, 16) for line in lines], int(purged))
 
 
 def format_digests(digests: Digests) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from p2pfs import errors, green
-from p2pfs.core import multihash
+from p2pfs.core import batches, multihash
 from p2pfs.core.cid import CID
 from p2pfs.core.multihash import Multihash
 from p2pfs.node.buffers import SMALL
@@ -100,9 +100,11 @@ class _Filling:
     """
 
     def __init__(
-        self, cluster: Cluster, outcome: _Outcome, put_at: Callable[[str], int | None], wanted: int, quorum: int
+        self, cluster: Cluster, group: green.Group, outcome: _Outcome, put_at: Callable[[str], int | None],
+        wanted: int, quorum: int,
     ) -> None:
         self._cluster = cluster
+        self._group = group
         self._outcome = outcome
         self._put_at = put_at
         self._wanted = wanted
@@ -111,7 +113,6 @@ class _Filling:
         self._ranks = [id for id in cluster.willing(outcome.cid.shard) if id not in done]
         self._running: dict[str, _Put] = {}
         self._changed = green.Event()
-        self._group = green.Group("place")
         self._quorum_at = 0.0
         """When there were copies enough; 0: there are not yet."""
 
@@ -132,8 +133,8 @@ class _Filling:
                 self._judge()
         finally:
             # Nobody may read the buffer any more when this returns, however it does.
-            if len(self._group):
-                self._group.close()
+            if self._running:
+                green.end_all([put.greenlet for put in self._running.values()])
 
     def _next(self) -> str | None:
         """The next rank to ask now, if any. Beyond the quorum none that is avoided: the audit makes that copy."""
@@ -190,6 +191,7 @@ class Placer:
         """`temp`: a folder for what does not fit in memory."""
         self._local = local
         self._cluster = cluster
+        self._group = green.Group("place")
         self._temp = temp
 
     def is_mine(self, wanted: int) -> Callable[[Multihash], bool]:
@@ -215,7 +217,9 @@ class Placer:
             outcome.failures[me] = taken.refusal
         if len(outcome.holders) < wanted:
             expected = expected or Expectation()
-            _Filling(self._cluster, outcome, lambda id: self._put_at(id, cid, data, expected), wanted, quorum).run()
+            _Filling(
+                self._cluster, self._group, outcome, lambda id: self._put_at(id, cid, data, expected), wanted, quorum
+            ).run()
         if len(outcome.holders) < quorum:
             raise self._too_few(quorum, outcome)
         return Copies(tuple(outcome.holders), outcome.is_new)
@@ -270,8 +274,8 @@ class Placer:
 
     @staticmethod
     def _take_back_at(peer: Peer, blocks: list[tuple[CID, int]]) -> None:
-        for start in range(0, len(blocks), 4096):
-            body = "\n".join(f"{cid} {token}" for cid, token in blocks[start : start + 4096]).encode("ascii")
+        for start in range(0, len(blocks), batches.MOST_TOKENS):
+            body = batches.pack_tokens(blocks[start : start + batches.MOST_TOKENS])
             peer.call("bulk", lambda connection, body=body: connection.request("DISCARD", body=body))  # type: ignore[misc]
 
     def _too_few(self, quorum: int, outcome: _Outcome) -> errors.P2pfsError:

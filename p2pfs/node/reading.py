@@ -7,14 +7,16 @@ so that many readers share the buffers without waiting for each other in a circl
 from __future__ import annotations
 
 import collections
+import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from p2pfs import errors, green
 from p2pfs.core import car, dag
 from p2pfs.core.cid import CID, RAW
-from p2pfs.node.buffers import BufferPool
+from p2pfs.node.buffers import BufferPool, Buffers
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
 from p2pfs.node.progress import Work
@@ -22,6 +24,8 @@ from p2pfs.store.jobs import is_there, write_range
 
 AHEAD = 8
 """Blocks fetched ahead by one reader that delivers in order."""
+PAUSE_S = 1.0
+"""A reader that does not ask for the next block for so long lets go of what was fetched ahead, if others want room."""
 FLUSH_BYTES = 64 * 1024 * 1024
 """A file that is fetched is written to disk as it grows: the client syncs it at the end and need not wait for all."""
 AT_ONCE = 12
@@ -34,6 +38,33 @@ class Fetched(NamedTuple):
     view: memoryview
     done: green.Event
     outcome: list[int | BaseException]
+
+
+class Ahead:
+    """What one reader, who takes its blocks in order, has fetched ahead of it."""
+
+    def __init__(self, cids: Iterable[CID], buffers: Buffers) -> None:
+        self.buffers = buffers
+        self._source = iter(cids)
+        self._again: list[CID] = []
+        self.waiting: collections.deque[tuple[CID, Fetched]] = collections.deque()
+        self.paused_at = math.inf
+        """Since when the reader is busy with the block that it was given last."""
+
+    def next(self) -> CID | None:
+        """What to fetch next."""
+        return self._again.pop() if self._again else next(self._source, None)
+
+    def shed(self, now: float) -> list[Fetched]:
+        """If the reader pauses: all but the block that it holds, to be fetched again later."""
+        if now - self.paused_at < PAUSE_S:
+            return []
+        shed = []
+        while len(self.waiting) > 1:
+            cid, fetched = self.waiting.pop()
+            self._again.append(cid)
+            shed.append(fetched)
+        return shed
 
 
 class Transfer(Work):
@@ -56,48 +87,64 @@ class Reader:
         self._buffers = buffers
         self._paced = paced
         self._group = green.Group("read")
+        self._readers: set[Ahead] = set()
+        paced.on_want = self._shed
 
     # --- in order ------------------------------------------------------------------------------------
 
-    def in_order(self, cids: Iterable[CID]) -> Iterator[tuple[CID, memoryview]]:
-        """The verified blocks of these CIDs, in their order. A view is valid until the next one is asked for."""
-        waiting: collections.deque[tuple[CID, Fetched]] = collections.deque()
-        source = iter(cids)
+    def in_order(self, cids: Iterable[CID], whose: str | None = None) -> Iterator[tuple[CID, memoryview]]:
+        """The verified blocks of these CIDs, in their order. A view is valid until the next one is asked for.
+
+        `whose` is for `BufferPool.of`.
+        """
+        ahead = Ahead(cids, self._paced.of(whose))
+        self._readers.add(ahead)
         try:
             while True:
-                self._fill(waiting, source)
-                if not waiting:
+                self._fill(ahead)
+                if not ahead.waiting:
                     return
-                cid, fetched = waiting[0]
+                cid, fetched = ahead.waiting[0]
                 fetched.done.wait()
                 outcome = fetched.outcome[0]
                 if isinstance(outcome, BaseException):
                     raise outcome
                 with fetched.view[:outcome] as data:
+                    ahead.paused_at = time.monotonic()
                     yield cid, data
-                waiting.popleft()
-                self._paced.give(fetched.view)
+                    ahead.paused_at = math.inf
+                ahead.waiting.popleft()
+                ahead.buffers.give(fetched.view)
         finally:
-            for _, fetched in waiting:
-                # The greenlet still writes into the buffer until it is done: only then may it be used again.
-                self._group.spawn("give-back", self._give_back, fetched)
+            self._readers.discard(ahead)
+            self._give_back(ahead.buffers, [fetched for _, fetched in ahead.waiting])
 
-    def _fill(self, waiting: collections.deque[tuple[CID, Fetched]], source: Iterator[CID]) -> None:
-        while len(waiting) < AHEAD:
-            view = self._paced.try_take() if waiting else self._paced.take()
+    def _fill(self, ahead: Ahead) -> None:
+        while len(ahead.waiting) < AHEAD:
+            view = ahead.buffers.try_take() if ahead.waiting else ahead.buffers.take()
             if view is None:
                 return
             try:
-                cid = next(source, None)
+                cid = ahead.next()
             except BaseException:
-                self._paced.give(view)
+                ahead.buffers.give(view)
                 raise
             if cid is None:
-                self._paced.give(view)
+                ahead.buffers.give(view)
                 return
             fetched = Fetched(view, green.Event(), [])
             self._group.spawn("ahead", self._fetch, cid, fetched)
-            waiting.append((cid, fetched))
+            ahead.waiting.append((cid, fetched))
+
+    def _shed(self) -> None:
+        """Somebody waits for a buffer: readers that pause keep one each."""
+        for ahead in self._readers:
+            self._give_back(ahead.buffers, ahead.shed(time.monotonic()))
+
+    def _give_back(self, buffers: Buffers, blocks: list[Fetched]) -> None:
+        for fetched in blocks:
+            # The greenlet still writes into the buffer until it is done: only then may it be used again.
+            self._group.spawn("give-back", self._give_one_back, buffers, fetched)
 
     def _fetch(self, cid: CID, fetched: Fetched) -> None:
         try:
@@ -109,9 +156,10 @@ class Reader:
                 fetched.outcome.append(errors.Interrupted(f"{cid}: reading was ended"))
             fetched.done.set()
 
-    def _give_back(self, fetched: Fetched) -> None:
+    @staticmethod
+    def _give_one_back(buffers: Buffers, fetched: Fetched) -> None:
         fetched.done.wait()
-        self._paced.give(fetched.view)
+        buffers.give(fetched.view)
 
     # --- files ---------------------------------------------------------------------------------------
 
@@ -125,7 +173,7 @@ class Reader:
             raise errors.UsageError(f"{cid} is a directory; name a file inside it, or get the whole of it")
         return dag.file_size(cid, block)
 
-    def stream(self, cid: CID, start: int, stop: int) -> Iterator[memoryview]:
+    def stream(self, cid: CID, start: int, stop: int, whose: str | None = None) -> Iterator[memoryview]:
         """The bytes of a file from `start` to before `stop`, in pieces; only the blocks that they are in are read."""
         spans: collections.deque[dag.Span] = collections.deque()
 
@@ -134,7 +182,7 @@ class Reader:
                 spans.append(span)
                 yield span.cid
 
-        for _, block in self.in_order(leaves()):
+        for _, block in self.in_order(leaves(), whose):
             yield dag.span_payload(spans.popleft(), block)
 
     def fetch_into(self, cid: CID, fd: int, transfer: Transfer) -> None:
@@ -236,11 +284,11 @@ class Reader:
         """Every block below a root, depth first, each once."""
         return dag.walk(self._fetcher.branch, root, self.file_size(root) if root.codec == RAW else 0)
 
-    def export(self, root: CID) -> Iterator[bytes | memoryview]:
+    def export(self, root: CID, whose: str | None = None) -> Iterator[bytes | memoryview]:
         """A CARv1 of everything below a root, depth first, each block once."""
         yield car.header([root])
         cids = (visit.cid for visit in dag.walk(self._fetcher.branch, root))
-        for cid, block in self.in_order(cids):
+        for cid, block in self.in_order(cids, whose):
             yield car.frame(cid, block)
             yield block
 

@@ -68,6 +68,7 @@ def _copy(services: Services, ingest: Ingest, cid: CID) -> None:
 def make_pins(services: Services, ingest: Ingest, pins: list[Pin]) -> None:
     """The catalog records that make all of it visible. Raises TooFewNodes when too few nodes have them durably."""
     pinning = services.pinning
+    pins = pinning.over(pins)
     before = {known.key for pin in pins for known in pinning.run(pinning.catalog.find_cid, pin.cid)}
     # From here on somebody may know the pins, whatever fails.
     ingest.keep()
@@ -80,7 +81,7 @@ def make_pins(services: Services, ingest: Ingest, pins: list[Pin]) -> None:
         if pin.key not in before and pin in pinning.run(pinning.catalog.find_cid, pin.cid)
     ]
     if ours:
-        pinning.publish([pin._replace(removed=True, stamp=pinning.stamp()) for pin in ours])
+        pinning.publish(pinning.over(pin._replace(removed=True, stamp=pinning.stamp()) for pin in ours))
     roots = ", ".join(sorted({str(pin.cid) for pin in pins}))
     raise errors.TooFewNodes(
         f"every block of {roots} is stored, but only {len(holders)} of the {ingest.quorum} nodes needed took its pin "

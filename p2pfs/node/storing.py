@@ -17,7 +17,7 @@ from p2pfs.core.pins import Pin, check_name
 from p2pfs.core.profile import profile
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node.buffers import BufferPool
+from p2pfs.node.buffers import Buffers
 from p2pfs.node.cutting import add_descriptor, add_stream
 from p2pfs.node.ingest import Folder, Ingest
 from p2pfs.node.leaves import FileIngest
@@ -75,9 +75,10 @@ def running(session: Session, ingest: Ingest) -> Iterator[None]:
 def store(services: Services, session: Session, line: Line) -> None:
     """STORE: build and place the tree, then pin its root."""
     options = read_options(session.body())
+    services.pinning.check_room()
     ingest = new_ingest(services, options)
     with running(session, ingest):
-        link, sha256 = Tree(session, ingest, services.paced_buffers).read()
+        link, sha256 = Tree(session, ingest, services.paced_buffers.of(session.whose)).read()
         ingest.join()
         renew(services, ingest)
         # A directory is as big as the files in it.
@@ -105,7 +106,7 @@ def new_pin(services: Services, link: Link, blocks: int, options: dict[str, Any]
 class Tree:
     """Reads the node record of a STORE: a file, a directory with all below it, or a link."""
 
-    def __init__(self, session: Session, ingest: Ingest, paced: BufferPool) -> None:
+    def __init__(self, session: Session, ingest: Ingest, paced: Buffers) -> None:
         self._session = session
         self._ingest = ingest
         self._paced = paced
@@ -211,6 +212,7 @@ class Parts:
 def import_car(services: Services, session: Session, line: Line) -> None:
     """IMPORT: every verified block to its owners, then a pin for each root whose whole DAG is there."""
     options = read_options(session.body())
+    services.pinning.check_room()
     ingest = new_ingest(services, options)
     with running(session, ingest):
         parts = Parts(session)

@@ -53,7 +53,7 @@ def read(services: Services, session: Session, line: Line) -> None:
     size = services.reader.file_size(found.cid)
     stop = size if length is None else min(size, offset + length)
     sent = 0
-    for piece in services.reader.stream(found.cid, min(offset, size), stop):
+    for piece in services.reader.stream(found.cid, min(offset, size), stop, session.whose):
         for start in range(0, len(piece), wire.MAX_PART):
             session.part(piece[start : start + wire.MAX_PART])
         sent += len(piece)
@@ -64,7 +64,7 @@ def reads(services: Services, session: Session, line: Line) -> None:
     """READS: small files of one block each, wherever they are; what `SmallReader.read` leaves out is not among them."""
     cids = batches.unpack_cids(session.body(), batches.MOST)
     # The buffer is scratch for the disk, and counts what waits here for a slow reader.
-    with services.paced_buffers.buffer() as scratch:
+    with services.paced_buffers.of(session.whose).buffer() as scratch:
         session.reply(batches.pack(services.small.read(cids, scratch)))
 
 
@@ -135,9 +135,9 @@ def unpin(services: Services, session: Session, line: Line) -> None:
         removed = services.pinning.run(services.pinning.catalog.find_cid, found.cid)
     if not removed:
         raise errors.NotFound(f"{found.cid} is not pinned")
-    services.pinning.publish([
+    services.pinning.publish(services.pinning.over(
         pin._replace(removed=True, stamp=services.pinning.stamp(), origin=services.cluster.id) for pin in removed
-    ])
+    ))
     session.reply(wire.dump_json({"removed": [{"cid": str(pin.cid), "name": pin.name} for pin in removed]}))
 
 
@@ -182,7 +182,7 @@ def export(services: Services, session: Session, line: Line) -> None:
     found = find(services, line)
     gathered: list[bytes] = []
     blocks = -1
-    for piece in services.reader.export(found.cid):
+    for piece in services.reader.export(found.cid, session.whose):
         # A header or a frame's prefix travels with the block that follows it.
         if isinstance(piece, bytes):
             gathered.append(piece)

@@ -16,7 +16,7 @@ import operator
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from p2pfs import errors
 from p2pfs.core.hlc import stamp_of
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 MERGE_BATCH = 10_000
 """Records of one transaction; a longer merge is as durable, and holds less at once."""
+MAX_RECORDS = 2_000_000
+"""Records that a catalog takes when nothing else is said."""
 PAGE = 1000
 """Records of one step of writing the journal anew."""
 ANEW = "anew"
@@ -72,6 +74,10 @@ class Catalog(Records):
         """Where the damaged file went that was found here; the node should then sync, and tell the operator."""
         self.is_new = False
         """There was none, or only a damaged one, and nobody said (`keep_journal`) that it was filled again."""
+        self.max_records = MAX_RECORDS
+        """More records of new roots or names are left out; those that are here may change, so that `rm` goes on."""
+        self.left_out = 0
+        """Records that were, since the start."""
         self._journal: Journal | None = None
         self._open()
 
@@ -126,7 +132,7 @@ class Catalog(Records):
     def merge(self, pins: Iterable[Pin]) -> list[Pin]:
         """Take the records that are newer than those here; returns them. Durable on return. Raises NoSpace.
 
-        Tombstones that were purged do not come back, except over a live record.
+        Tombstones that were purged do not come back, except over a live record. A full catalog takes no new ones.
         """
         changed: list[Pin] = []
         batch: list[Pin] = []
@@ -152,6 +158,9 @@ class Catalog(Records):
         found = self._db.execute(same, key).fetchone()
         old = to_pin(found) if found else None
         if is_past(pin, self._purged_ms) if old is None else not newer(pin, old):
+            return False
+        if old is None and sum(counts) >= self.max_records:
+            self.left_out += 1
             return False
         bucket, digest = bucket_of(pin.key), record_digest(pin)
         digests[bucket] ^= digest ^ (int.from_bytes(found[-1], "big") if found else 0)
@@ -188,6 +197,11 @@ class Catalog(Records):
     def counts(self) -> Counts:
         """How many records there are; kept in memory."""
         return Counts(*self._counts)
+
+    @property
+    def is_full(self) -> bool:
+        """No record of a new root or name is taken."""
+        return sum(self._counts) >= self.max_records
 
     # --- the journal --------------------------------------------------------------------------------
 
@@ -266,9 +280,9 @@ class Catalog(Records):
             self.remember(ANEW, "no")
         return restored
 
-    def _take_meta(self, meta: dict[str, Any]) -> None:
+    def _take_meta(self, meta: dict[str, str]) -> None:
         for key, value in meta.items():
-            is_time = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16
+            is_time = value.isdigit() and len(value) < 16
             if is_time and (key == _PURGED or key.startswith(COMPARED)) and self.recall(key) is None:
                 self.remember(key, value)
         self._purged_ms = int(self.recall(_PURGED) or 0)

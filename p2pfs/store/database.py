@@ -59,6 +59,7 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
             _refuse_foreign(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA temp_store = MEMORY")  # nothing is written outside the data directory
         # In this locking mode the first write takes the lock, and only closing gives it back.
         db.execute("BEGIN IMMEDIATE")
         if is_made:

@@ -15,7 +15,7 @@ from typing import Any
 from p2pfs import errors
 from p2pfs.core.cid import CID
 from p2pfs.core.hlc import stamp_of
-from p2pfs.core.pins import Pin
+from p2pfs.core.pins import Key, Pin
 from p2pfs.store.database import is_damage
 
 _PARTS = ("NOT removed", "removed")
@@ -58,6 +58,10 @@ class Records:
             f"{where} AND stamp <= ? AND (stamp < ? OR (cid, name) > (?, ?)) {order}",
             *args, after.stamp, after.stamp, after.cid.encode(), after.name, limit,
         )
+
+    def record(self, key: Key) -> Pin | None:
+        """The record of a key, a tombstone too."""
+        return next(iter(self._select("cid = ? AND name = ?", key[0].encode(), key[1])), None)
 
     def find_name(self, name: str) -> Pin | None:
         """The newest live pin of that name."""

@@ -6,6 +6,7 @@ think that he is alone, and acknowledge stores that only he holds.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterable
@@ -18,7 +19,8 @@ from p2pfs.store.files import write_atomically
 log = logging.getLogger(__name__)
 
 FILE = "members.jsonl"
-MAX_BYTES = MAX_ROWS * 4096
+MAX_LINE = 8192
+"""Bytes of a row; a longer one is none, and neither is what comes after them."""
 
 
 def save_members(data_dir: Path, rows: Iterable[Member]) -> None:
@@ -31,7 +33,7 @@ def load_members(data_dir: Path) -> list[Member]:
     """The rows kept, none when there is no file. A line that cannot be read is left out: it is only a hint."""
     try:
         with (data_dir / FILE).open("rb") as file:
-            lines = file.read(MAX_BYTES).splitlines()
+            lines = list(itertools.islice(iter(lambda: file.readline(MAX_LINE), b""), MAX_ROWS))
     except FileNotFoundError:
         return []
     except OSError as error:

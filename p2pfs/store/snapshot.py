@@ -15,7 +15,6 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from p2pfs import errors
 from p2pfs.core.pins import Pin
@@ -100,7 +99,7 @@ def _header(count: int, meta: Mapping[str, str], ending: bytes = _WHOLE) -> byte
 
 
 def read_snapshot(
-    path: Path, on_bad: Callable[[str], None], on_meta: Callable[[dict[str, Any]], None] = lambda meta: None
+    path: Path, on_bad: Callable[[str], None], on_meta: Callable[[dict[str, str]], None] = lambda meta: None
 ) -> Iterator[Pin]:
     """The records, in the order of the file; the header's `meta` is told before.
 
@@ -127,7 +126,7 @@ def read_snapshot(
                     on_bad(f"{path}, line {number}: {error}")
 
 
-def _read_header(path: Path, line: bytes) -> dict[str, Any]:
+def _read_header(path: Path, line: bytes) -> dict[str, str]:
     try:
         header = json.loads(line)
     except (ValueError, RecursionError):
@@ -137,7 +136,8 @@ def _read_header(path: Path, line: bytes) -> dict[str, Any]:
     if header.get("version") not in (1, VERSION):
         raise errors.Malformed(f"{path} has version {header.get('version')!a}; this p2pfs reads {VERSION}")
     meta = header.get("meta", {})
-    return meta if isinstance(meta, dict) else {}
+    texts = meta.items() if isinstance(meta, dict) else ()
+    return {key: value for key, value in texts if isinstance(value, str) and (key + value).isascii()}
 
 
 class Journal:

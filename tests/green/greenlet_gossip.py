@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 import ssl
+import time
+from collections.abc import Iterator
 from typing import Any, cast
 
-from p2pfs import green
-from p2pfs.core import wire
-from p2pfs.core.member import Member, news_to_wire
+import pytest
+
+from p2pfs import errors, green
+from p2pfs.core import hlc, wire
+from p2pfs.core.member import MAX_INCARNATION, MAX_NEWS, MAX_ROWS, Member, news_to_wire
 from p2pfs.core.membership import Membership, Timing
 from p2pfs.node.cluster import Cluster
-from p2pfs.node.gossip import Gossip
+from p2pfs.node.gossip import DOUBLES, SLICE, Gossip
 from p2pfs.node.hello import Caller
 from p2pfs.node.peers import Peers
-
-MANY = 200
 
 
 def no_connection() -> ssl.SSLContext:
@@ -26,11 +28,23 @@ def member(number: int) -> Member:
     return Member(f"gossip-{number}", f"node-{number}", (f"127.0.0.1:{number + 1}",), "alive", 1)
 
 
-def test_the_hub_goes_on_while_the_orders_of_new_members_are_prepared() -> None:
+@pytest.fixture
+def gossip() -> Iterator[Gossip]:
     membership = Membership(member(0), Timing(), random.Random(1))
-    cluster = Cluster(membership, Peers(Caller("me", "me", "0"), no_connection), 600.0)
-    gossip = Gossip(cluster, (), lambda changes: None, cast(Any, None))
-    others = [member(number) for number in range(1, MANY)]
+    made = Gossip(
+        Cluster(membership, Peers(Caller("gossip-0", "me", "0" * 16), no_connection), 600.0), (), lambda changes: None,
+        cast(Any, None),
+    )
+    yield made
+    made.stop()
+
+
+def news(sender: Member, *rows: Member) -> bytes:
+    return wire.dump_json(news_to_wire(sender, rows))
+
+
+def test_the_hub_goes_on_while_a_whole_table_is_heard(gossip: Gossip) -> None:
+    others = [member(number) for number in range(1, MAX_ROWS + 1)]
     turns, group = [0], green.Group("turns")
 
     def take_turns() -> None:
@@ -40,8 +54,40 @@ def test_the_hub_goes_on_while_the_orders_of_new_members_are_prepared() -> None:
 
     group.spawn("turns", take_turns)
     try:
-        gossip.hear(wire.dump_json(news_to_wire(others[0], others[1:])))
+        gossip.hear_all(news(others[0], *others[1:]), others[0].id)
     finally:
         group.close()
-    assert turns[0] >= MANY - 1, "once for each"
-    assert len(cluster.order(7)) == MANY
+    assert turns[0] >= MAX_ROWS // SLICE, "once for each slice"
+    assert [row.id for row in gossip.cluster.membership.members()] == ["gossip-0", "gossip-1"]
+
+
+def test_who_speaks_as_somebody_else_is_not_heard(gossip: Gossip) -> None:
+    with pytest.raises(errors.IdentityRefused, match="gossip-1 speaks as gossip-2"):
+        gossip.hear(news(member(2)), "gossip-1")
+    assert gossip.cluster.size == 1
+
+
+def test_a_ping_has_few_rows(gossip: Gossip) -> None:
+    rows = [member(number) for number in range(2, MAX_NEWS + 3)]
+    with pytest.raises(errors.ProtocolError, match=f"at most {MAX_NEWS} rows"):
+        gossip.hear(news(member(1), *rows), "gossip-1")
+    gossip.hear(news(member(1), *rows[:-1]), "gossip-1")
+
+
+def test_an_incarnation_of_the_far_future_outranks_nobody(gossip: Gossip, caplog: pytest.LogCaptureFixture) -> None:
+    now_ms = int(time.time() * 1000)
+    good = member(1)._replace(incarnation=now_ms)
+    gossip.hear(news(good), good.id)
+    for incarnation in (now_ms + 2 * hlc.MAX_AHEAD_MS, MAX_INCARNATION):
+        bad = good._replace(state="dead", incarnation=incarnation)
+        me = member(0)._replace(state="dead", incarnation=incarnation)
+        gossip.hear(news(member(2), bad, me), "gossip-2")
+    assert gossip.cluster.membership.get(good.id) == good
+    assert gossip.cluster.membership.me == member(0)
+    assert caplog.text.count("over a day in the future") == 1
+
+
+def test_an_identity_at_thousands_of_addresses_is_looked_for_at_few_at_once(gossip: Gossip) -> None:
+    twins = [member(0)._replace(addresses=(f"127.0.0.1:{port}",)) for port in range(2000, 2000 + MAX_ROWS)]
+    gossip.hear_all(news(member(1), *twins), "gossip-1")
+    assert len(gossip._group) <= DOUBLES

@@ -79,6 +79,29 @@ def test_native_jobs_run_beside_greenlets_and_raise_in_the_caller(pool: green.Na
         pool.run(_raise, errors.Corrupt("bad"))
 
 
+def test_each_of_many_callers_gets_the_result_of_its_own_job(pool: green.NativePool, group: green.Group) -> None:
+    results: dict[int, list[int]] = {}
+
+    def caller(number: int) -> None:
+        results[number] = [pool.run(lambda value: value * value, 1000 * number + turn) for turn in range(20)]
+
+    for number in range(50):
+        group.spawn("caller", caller, number)
+    assert group.join(30)
+    assert results == {number: [(1000 * number + turn) ** 2 for turn in range(20)] for number in range(50)}
+
+
+def test_closing_a_pool_lets_the_jobs_end_that_it_was_given(group: green.Group) -> None:
+    pool = green.NativePool("test", 1)
+    done: list[int] = []
+    for number in range(5):
+        group.spawn("caller", pool.run, done.append, number)
+    green.sleep(0)
+    pool.close()
+    assert done == [0, 1, 2, 3, 4]
+    assert not [thread for thread in threading.enumerate() if thread.name == "test-0"]
+
+
 def _raise(error: Exception) -> None:
     raise error
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from p2pfs import errors, green
+from p2pfs import errors, green, metrics
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.member import Member
 from p2pfs.core.membership import Membership, Timing
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.profile import Profile
 from p2pfs.core.wire import MAX_SMALL
+from p2pfs.node import reading
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.cutting import add_descriptor, add_stream
@@ -64,13 +65,15 @@ class ScriptedPeer(Peer):
             raise self.refuses
 
     def get_block(self, cid: CID, into: memoryview) -> int:
-        with self._timed("fetched"):
-            self._answer()
-            if cid.multihash not in self.blocks:
-                raise errors.NotFound("not here")
-            data = self.blocks[cid.multihash]
-            into[: len(data)] = bytes(len(data)) if self.lies else data
-            return len(data)
+        return self._timed(metrics.BLOCKS_FETCHED, 1, lambda: self._get(cid, into))
+
+    def _get(self, cid: CID, into: memoryview) -> int:
+        self._answer()
+        if cid.multihash not in self.blocks:
+            raise errors.NotFound("not here")
+        data = self.blocks[cid.multihash]
+        into[: len(data)] = bytes(len(data)) if self.lies else data
+        return len(data)
 
     def put_block(self, cid: CID, data: memoryview) -> int | None:
         self._answer()
@@ -338,6 +341,45 @@ def test_a_waiter_that_is_ended_keeps_nothing() -> None:
     assert pool.in_use in (0, 1)
     with pool.buffer(1):
         pass
+
+
+def test_one_party_has_a_half_of_a_pool_and_another_one_gets_the_rest() -> None:
+    pool = BufferPool("test", 8 * MIB)
+    mine, yours = pool.of("mine"), pool.of("yours")
+    taken = [mine.take() for _ in range(2)]
+    assert pool.of("mine").try_take() is None, "on another connection, too"
+    with pytest.raises(errors.Busy, match="one party"):
+        mine.take(0.01)
+    theirs, local = yours.take(), pool.of(None).take()
+    with pytest.raises(errors.Busy):
+        yours.take(0.01)
+    pool.give(local)
+    mine.give(taken.pop())
+    with mine.buffer(), yours.buffer(1):
+        pass
+    mine.give(taken.pop())
+    yours.give(theirs)
+    assert pool.in_use == 0
+
+
+def test_readers_that_pause_let_go_of_what_they_fetched_ahead_and_go_on_where_they_were(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PAUSE_S", 0.0)
+    paced = BufferPool("paced", 8 * MIB)
+    reader = Reader(world.local, world.fetcher, world.buffers, paced)
+    blocks = [random.randbytes(1000) for _ in range(20)]
+    cids = [CID(RAW, multihash(SHA2_256, data)) for data in blocks]
+    for cid, data in zip(cids, blocks, strict=True):
+        world.local.put(cid.multihash, memoryview(data))
+    paused = reader.in_order(cids)
+    first = next(paused)
+    assert paced.in_use == 4
+    assert [bytes(block) for _, block in reader.in_order(cids)] == blocks  # waits for the pool, and gets some of it
+    assert bytes(first[1]) == blocks[0]
+    assert [bytes(block) for _, block in paused] == blocks[1:]
+    assert paced.in_use == 0
+    reader.close()
 
 
 def test_a_source_that_fails_in_the_middle_of_reading_costs_no_buffer(world: World) -> None:

@@ -18,6 +18,7 @@ from p2pfs.core.cid import CID, RAW
 from p2pfs.core.member import Member
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Key, Pin, bucket_of, newer, split_digests
+from p2pfs.node import pinning
 from p2pfs.node.pinning import BATCH, Pinning, format_digests, parse_digests
 from p2pfs.store.catalog import Catalog, Digests
 
@@ -52,7 +53,8 @@ class Wires:
         assert verb == "PIN"
         records = [Pin.from_wire(row) for row in wire.parse_json(body, list)]
         refused = sum(map(self._pinning.is_refused, records))
-        return wire.dump_json({"changed": len(self._pinning.merge(records)), "refused": refused})
+        changed, full = len(self._pinning.merge(records)), self._pinning.without_room(records)
+        return wire.dump_json({"changed": changed, "refused": refused, "full": full})
 
     def stream(self, verb: str, number: int, body: bytes) -> Parts:
         assert verb == "BUCKET"
@@ -427,3 +429,69 @@ def test_a_node_whose_stamps_are_far_ahead_of_its_clock_says_so_and_acknowledges
     with pytest.raises(errors.Refused, match="future"):
         world.write("n0", 1)
     assert world.live("n0") == {0}
+
+
+# --- a catalog that is full, and members that send too much ------------------------------------------
+
+def some(count: int, start: int = 0, **fields: Any) -> list[Pin]:
+    return [
+        Pin(ROOTS[0], f"name-{number}", 1, None, 1, 1, 1, hlc.stamp_of(1_800_000_000_000) + number, "evil")
+        ._replace(**fields) for number in range(start, start + count)
+    ]
+
+
+def test_a_full_catalog_refuses_new_pins_and_lets_the_old_ones_go(world: World) -> None:
+    one, other = world.nodes["n0"], world.nodes["n1"]
+    one.catalog.max_records = 3
+    one.merge(some(10))
+    assert one.run(one.catalog.counts) == (3, 0)
+    for call in (one.check_room, lambda: one.publish(some(1, 50))):
+        with pytest.raises(errors.NoSpace, match=r"full with 3 records; see \[storage\] max_pins"):
+            call()
+    assert "n0" in one.publish(one.over([some(1)[0]._replace(removed=True, origin="n0")]))
+    assert one.run(one.catalog.counts) == (2, 1)
+    other.check_room()
+    assert "n0" not in other.publish(some(1, 60)), "who has no room does not count as a holder"
+    one.catalog.max_records = 5
+    one.check_room()
+
+
+def test_a_comparison_with_who_has_too_much_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinning, "LEFT_OUT_MOST", 100)
+    one, evil = world.nodes["n0"], world.nodes["n1"]
+    one.catalog.max_records = 10
+    evil.merge(some(3000))
+    before = Wires.sent
+    with pytest.raises(errors.NoSpace, match="full"):
+        world.compare("n0 n1")
+    assert Wires.sent - before < 1000
+    assert one.run(one.catalog.counts) == (10, 0)
+
+
+def test_a_bucket_without_end_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinning, "BUCKET_BYTES", 1000)
+    world.nodes["n1"].merge(some(3000))
+    with pytest.raises(errors.TooBig, match="over 1000 bytes of records in bucket"):
+        world.compare("n0 n1")
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_record_of_tomorrow_does_not_stand_above_what_a_user_does_today(world: World, removed: bool) -> None:
+    """Within the day that is tolerated; and no node's clock follows so far that another one refuses its stamps."""
+    one = world.nodes["n0"]
+    ahead = hlc.stamp_of(world.now_ms + hlc.MAX_AHEAD_MS - 1)
+    one.merge(some(1, stamp=ahead, removed=removed))
+    for peer in world.nodes.values():
+        peer._now_ms = lambda: world.now_ms - 30 * 60_000
+    one._now_ms = lambda: world.now_ms
+    mine = one.over([some(1, stamp=one.stamp(), origin="n0", removed=not removed)[0]])
+    assert mine[0].stamp == ahead + 1
+    new = some(1, 7, stamp=one.stamp(), origin="n0")
+    assert set(one.publish(new)) == set(world.nodes)
+
+
+def test_garbage_stamps_are_refused_and_move_no_clock(world: World) -> None:
+    one = world.nodes["n0"]
+    assert one.merge(some(1, stamp=hlc.MAX_STAMP) + some(1, 1, stamp=hlc.stamp_of(world.now_ms) + (1 << 60))) == []
+    assert one.merge(some(1, 2, stamp=0)) == some(1, 2, stamp=0)
+    assert hlc.ms_of(one.stamp()) - world.now_ms < 1000

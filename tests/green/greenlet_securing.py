@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,6 +36,9 @@ class Catalog:
 
     def stamp(self) -> int:
         return max((pin.stamp for pin in self.pins.values()), default=0) + 1
+
+    def over(self, records: Iterable[Pin]) -> list[Pin]:
+        return list(records)
 
     def find_cid(self, cid: CID) -> list[Pin]:
         return [pin for pin in self.pins.values() if pin.cid == cid and not pin.removed]

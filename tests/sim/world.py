@@ -16,6 +16,8 @@ from p2pfs.core.membership import TICK_S, Change, Member, Membership, Timing
 
 Reply = tuple[Member, list[Member]]
 NEWS_ROWS = 32
+MEET_S = 0.1
+MEETINGS = 8
 
 
 class Node:
@@ -42,6 +44,7 @@ class Node:
         """Begin to probe and tick."""
         self.world.after(self.world.chance.random() * 0.5, self, self._probe)
         self._tick()
+        self._meet()
 
     def note(self, changes: Iterable[Change]) -> None:
         """Remember what happened, with the time."""
@@ -97,6 +100,14 @@ class Node:
             self._ping(world.nodes[target.id], membership.probe_timeout_s, self._finish_probe)
         world.after(membership.probe_interval_s(), self, self._probe)
 
+    def _meet(self) -> None:
+        membership = self.membership
+        for _ in range(MEETINGS):
+            target = membership.next_stranger(self.world.now)
+            if target:
+                self._ping(self.world.nodes[target.id], membership.probe_timeout_s, self._finish_probe)
+        self.world.after(MEET_S, self, self._meet)
+
     def _sync_with(self, partner: Node) -> None:
         def done(reply: Reply | None) -> None:
             if reply:
@@ -127,7 +138,7 @@ class Node:
         def helped(result: bool | None) -> None:
             results.append(result)
             if result:
-                membership.indirect_ok(self.world.now, target.id)
+                self.note(membership.indirect_ok(self.world.now, target.id))
             elif len(results) == len(helpers) and not any(results):
                 self.note(membership.indirect_failed(self.world.now, target.id, results.count(None)))
 

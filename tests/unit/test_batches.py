@@ -37,6 +37,18 @@ def test_what_weighs_no_more_than_a_batch_may_fits_into_a_message_and_is_taken()
         assert len(batches.unpack(memoryview(body))) == count <= batches.MOST
 
 
+@given(st.lists(st.tuples(CIDS, st.integers(0, 10**20 - 1)), min_size=1, max_size=20))
+def test_age_tokens_come_back(tokens: list[tuple[CID, int]]) -> None:
+    assert batches.unpack_tokens(batches.pack_tokens(tokens)) == tokens
+
+
+def test_a_discard_has_no_more_lines_than_the_protocol_says() -> None:
+    row = CID_TEXT + b" 1"
+    assert len(batches.unpack_tokens(b"\n".join([row] * 4096))) == 4096
+    with pytest.raises(errors.TooBig):
+        batches.unpack_tokens(b"\n".join([row] * 4097))
+
+
 @given(st.lists(CIDS, min_size=1, max_size=20))
 def test_cids_come_back(cids: list[CID]) -> None:
     assert batches.unpack_cids(batches.pack_cids(cids), 20) == cids

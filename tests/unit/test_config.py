@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import dataclasses
 import re
 from collections.abc import Callable
@@ -125,6 +126,8 @@ def test_bad_values_give_line_key_and_what_is_allowed(ini: Write, section: str, 
         ("[node]\nname = a\nname = b\n", "line 3: name is there twice"),
         ("[node]\n[node]\n", "line 2: [node] is there twice"),
         ("[node]\nname = a\n  zone = b\n", "line 2: node.name"),
+        ("[node]\n = a\n", "line 2: neither a [section] nor key = value"),
+        ("[node]\nname = a\n\n  b\n", "line 4: neither a [section] nor key = value"),
     ],
 )
 def test_bad_grammar_gives_the_line(ini: Write, text: str, words: str) -> None:
@@ -258,6 +261,28 @@ def test_any_file_is_a_config_or_a_config_error(tmp_path_factory: pytest.TempPat
         assert isinstance(load(path, [], {}), Config)
     except errors.ConfigError:
         return
+
+
+LINES = st.lists(st.sampled_from([
+    "[node]", "[node]  x", "name = a = b", "  zone=c", "\tLISTEN =", "control = info\r", "format", " more",
+    "    still more", "", "# no", "  ; no", " = x", "\N{NO-BREAK SPACE}capacity = 1",
+]), max_size=12)
+
+
+@given(LINES.map("\n".join))
+def test_a_file_is_read_as_configparser_reads_it(text: str) -> None:
+    parser = configparser.RawConfigParser(
+        delimiters=("=",), comment_prefixes=("#", ";"), default_section="", empty_lines_in_values=False
+    )
+    try:
+        parser.read_string(text)
+        wanted = {f"{section}.{key}": value for section in parser for key, value in parser.items(section)}
+    except configparser.Error:
+        with pytest.raises(errors.ConfigError):
+            loading.parse_text(text, "a")
+        return
+    given = loading.parse_text(text, "a")
+    assert {name: setting.text.strip() for name, setting in given.items()} == {k: v.strip() for k, v in wanted.items()}
 
 
 @given(st.sampled_from(sorted(ROWS)), st.text(max_size=60))

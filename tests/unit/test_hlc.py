@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfs import errors
-from p2pfs.core.hlc import MAX_AHEAD_MS, Clock, ms_of, stamp_of
+from p2pfs.core.hlc import MAX_AHEAD_MS, MAX_FOLLOW_MS, MAX_STAMP, Clock, ms_of, stamp_of
 
 NOW = 1_790_000_000_000
 
@@ -53,7 +54,16 @@ def test_more_than_a_day_ahead_is_refused_and_forgotten() -> None:
     clock.observe(stamp_of(NOW + MAX_AHEAD_MS), NOW)
     with pytest.raises(errors.Refused, match="24 hours"):
         clock.observe(stamp_of(NOW + MAX_AHEAD_MS + 1000), NOW)
-    assert clock.last == stamp_of(NOW + MAX_AHEAD_MS)
+    assert clock.last == stamp_of(NOW + MAX_FOLLOW_MS)
+
+
+@given(st.lists(st.integers(0, MAX_STAMP), max_size=20), st.integers(0, MAX_AHEAD_MS - MAX_FOLLOW_MS - 1000))
+def test_whatever_others_stamp_ours_is_taken_by_a_node_that_is_behind(stamps: list[int], behind_ms: int) -> None:
+    clock, other = Clock(NOW), Clock(NOW - behind_ms)
+    for stamp in [*stamps, stamp_of(NOW + MAX_AHEAD_MS)]:
+        with contextlib.suppress(errors.Refused):
+            clock.observe(stamp, NOW)
+    other.observe(clock.tick(NOW), NOW - behind_ms)
 
 
 def test_the_newest_stamp_of_an_earlier_life_holds_although_the_wall_clock_went_back() -> None:

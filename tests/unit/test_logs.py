@@ -69,13 +69,14 @@ def test_traceback_is_indented() -> None:
     stream = io.StringIO()
     logs.set_up("info", "text", stream)
     try:
-        raise OSError("first\n2025-01-31T12:00:00.000Z info p2pfs: forged")
+        raise OSError("first\n2025-01-31T12:00:00.000Z info p2pfs: \x1b[2Jforged")
     except OSError:
         log.exception("failed")
     first, *others = stream.getvalue().splitlines()
     assert first.endswith("failed")
     assert others
     assert all(line.startswith("    ") for line in others)
+    assert "\x1b" not in stream.getvalue()
 
 
 def test_journal_adds_the_time_itself(tmp_path: Path) -> None:

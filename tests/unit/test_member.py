@@ -53,7 +53,7 @@ BAD: dict[str, list[Any]] = {
     "state": ["draining", "", 3, None, []],
     "incarnation": [-1, 1.0, True, MAX_INCARNATION + 1, "1", None],
     "zone": ["x" * 65, "\x00", 3],
-    "capacity": [-1, float("nan"), float("inf"), 1e19, "1", True, None],
+    "capacity": [-1, float("nan"), float("inf"), 10_000.1, "1", True, None],
     "version": ["\x1b", 3],
     "drains": [0, "yes", None],
     "used_bytes": [-1, 0.5],

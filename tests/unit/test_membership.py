@@ -59,9 +59,9 @@ def test_merging_is_commutative_and_idempotent(rows: list[Member]) -> None:
     for order in permutations(rows):
         membership = table()
         for one in order:
-            membership.merge(0.0, [one], "b")
+            membership.merge(0.0, [one], "")
         results.append(core(membership))
-        membership.merge(0.0, rows, "c")
+        membership.merge(0.0, rows, "")
         assert core(membership) == results[-1]
     assert all(result == results[0] for result in results)
 
@@ -130,7 +130,7 @@ def test_nobody_to_probe() -> None:
 def test_a_new_member_is_probed_in_this_round() -> None:
     membership = table(*(row(f"n{number}") for number in range(10)))
     membership.next_probe(0.0)
-    membership.merge(0.0, [row("new")], "n1")
+    membership.merge(0.0, [row("new")], "new")
     assert "new" in {target.id for target in (membership.next_probe(0.0) for _ in range(10)) if target}
 
 
@@ -227,20 +227,21 @@ def test_an_accusation_is_the_first_thing_that_the_accused_hears() -> None:
 
 def test_news_are_told_a_bounded_number_of_times() -> None:
     membership = table(row("a"), row("b"))
-    membership.merge(0.0, [row("c")], "a")
+    membership.merge(0.0, [row("c")], "c")
     told = sum(len(membership.updates(10, "b")) for _ in range(100))
     assert told == Timing().retransmit
 
 
 def test_the_newest_news_are_told_first() -> None:
     membership = table(row("a"))
-    membership.merge(0.0, [row(f"n{number}") for number in range(10)], "a")
+    for number in range(10):
+        membership.merge(0.0, [row(f"n{number}")], f"n{number}")
     assert [one.id for one in membership.updates(2, "a")] == ["n9", "n8"]
 
 
 def test_who_cannot_hear_does_not_use_up_news() -> None:
     membership = table(row("a"), row("d", "dead"))
-    membership.merge(0.0, [row("c")], "a")
+    membership.merge(0.0, [row("c")], "c")
     for _ in range(100):
         membership.updates(10, "d")
     assert [one.id for one in membership.updates(10, "a")] == ["c"]
@@ -343,7 +344,7 @@ def test_changes_of_this_node_are_newer_rows() -> None:
 def test_a_full_table_refuses_strangers_and_still_hears_of_friends() -> None:
     membership = table(*(row(f"n{number}") for number in range(20)), timing=Timing(max_members=10))
     assert len(membership.members()) == 10
-    assert membership.refused == 11
+    assert membership.left_out == 11
     assert [change.new for change in membership.merge(0.0, [row("n3", "dead")], "n1")] == ["dead"]
 
 
@@ -360,3 +361,116 @@ def test_syncs_are_due_on_a_timer_and_at_once_with_who_came_back() -> None:
     partner = membership.next_sync(300.0)
     assert partner is not None
     assert partner.id == "d"
+
+
+# --- members that this node never met ----------------------------------------------------------------
+
+def ghosts(count: int, start: int = 0, state: str = "alive") -> list[Member]:
+    return [row(f"ghost{number}", state, capacity=10_000.0) for number in range(start, start + count)]
+
+
+def test_ten_thousand_ghosts_are_words_and_take_no_place() -> None:
+    membership = table(row("a"), row("evil"))
+    for start in range(0, 10_000, 100):
+        assert membership.merge(0.0, ghosts(100, start), "evil") == []
+    assert {one.id for one in membership.snapshot()} == {"me", "a", "evil"}
+    assert {one.id for one in membership.owners_candidates(0.0, 600)} == {"me", "a", "evil"}
+    assert membership.updates(100, "a") == []
+    assert len(membership._hearsay) == Timing().max_members
+    assert membership.left_out == 0, "the table itself has room"
+    assert len(membership.unmet()) == Timing().max_members
+    assert [change.new for change in membership.merge(0.0, [row("new")], "new")] == ["alive"], "it came itself"
+
+
+def test_who_was_told_of_and_answers_is_a_member() -> None:
+    membership = table(row("a"))
+    membership.merge(0.0, [row("new"), row("ghost")], "a")
+    for _ in range(2):
+        target = membership.next_stranger(0.0)
+        assert target is not None
+        if target.id == "new":
+            membership.merge(0.1, [row("new")], "new")
+            membership.probe_ok(0.1, "new", 0.1)
+        else:
+            membership.probe_failed(0.1, "ghost")
+            assert membership.indirect_failed(0.1, "ghost") == []
+    assert membership.next_stranger(0.2) is None
+    assert {one.id for one in membership.members()} == {"me", "a", "new"}
+    assert len(membership._hearsay) == 0
+    assert [told.row.id for told in membership.unmet()] == ["ghost"], "it may exist: nothing is collected meanwhile"
+    membership.merge(500.0, [row("ghost")], "a")
+    membership.next_stranger(500.0)
+    membership.indirect_failed(500.0, "ghost")
+    membership.tick(1000.0)
+    assert len(membership.unmet()) == 1
+    membership.tick(1200.0)
+    assert membership.unmet() == []
+
+
+def test_who_was_not_reached_and_comes_by_itself_is_met() -> None:
+    membership = table(row("a"))
+    membership.merge(0.0, [row("new")], "a")
+    membership.next_stranger(0.0)
+    membership.indirect_failed(0.5, "new")
+    membership.merge(1.0, [row("new")], "new")
+    assert membership.unmet() == []
+
+
+def test_who_cannot_be_met_is_remembered_within_bounds() -> None:
+    membership = table(row("evil"), timing=Timing(max_members=20))
+    for number in range(100):
+        membership.merge(0.0, ghosts(1, number), "evil")
+        membership.next_stranger(0.0)
+        membership.indirect_failed(0.0, f"ghost{number}")
+    assert len(membership.unmet()) == 20
+
+
+def test_a_helper_can_vouch_for_whom_another_one_told_of() -> None:
+    membership = table(row("teller"), row("helper"))
+    membership.merge(0.0, [row("new")], "teller")
+    assert membership.next_stranger(0.0) == row("new")
+    assert [one.id for one in membership.probe_failed(0.1, "new")] == ["helper"], "not who told of it"
+    assert [change.new for change in membership.indirect_ok(0.1, "new")] == ["alive"]
+    assert membership.get("new") == row("new")
+
+
+def test_a_stall_loses_no_place_on_the_list() -> None:
+    membership = table(row("a"))
+    membership.merge(0.0, [row("new")], "a")
+    membership.next_stranger(0.0)
+    membership.tick(100.0)
+    membership.indirect_failed(100.0, "new")
+    assert len(membership._hearsay) == 0
+
+
+def test_the_dead_that_were_never_met_fill_a_half_and_own_nothing() -> None:
+    membership = table(row("a"), row("evil"), timing=Timing(max_members=20))
+    membership.merge(0.0, ghosts(50, state="dead"), "evil")
+    assert sum(one.state == "dead" for one in membership.members()) < 10
+    assert {one.id for one in membership.owners_candidates(0.0, 600)} == {"me", "a", "evil"}
+    assert membership.updates(10, "a") == []
+    membership.merge(0.0, [one._replace(state="alive", incarnation=9) for one in ghosts(50)], "evil")
+    assert sum(one.is_reachable for one in membership.members()) == 3, "to be called alive takes more than words, too"
+    for number in range(30):
+        membership.merge(0.0, [row(f"real{number}")], f"real{number}")
+    assert sum(one.name.startswith("name-real") for one in membership.members()) == 17, "words give way"
+    assert membership.left_out > 0
+
+
+@given(st.lists(MEMBERS, max_size=5), st.integers(0, 2**53), st.integers(0, MAX_INCARNATION))
+def test_whatever_is_heard_can_be_told(rows: list[Member], later_s: int, dead_s: int) -> None:
+    """A row that others refuse would keep the whole message from them, and this node out of the cluster."""
+    membership = table(row("a"))
+    heard = [Member.from_wire(one._replace(dead_s=dead_s).to_wire()) for one in rows]
+    for source in ("", "a", *(one.id for one in heard)):
+        membership.merge(0.0, heard, source)
+    membership.tick(float(later_s))
+    for one in [*membership.snapshot(), *membership.updates(100, "a")]:
+        assert Member.from_wire(one.to_wire()) == one
+
+
+def test_nobody_was_dead_when_it_was_seen_here() -> None:
+    membership = table(row("a"), row("evil"))
+    membership.merge(50.0, [], "a")
+    membership.merge(60.0, [row("a", "dead", dead_s=10**9)], "evil")
+    assert "a" in {one.id for one in membership.owners_candidates(60.0, 600)}

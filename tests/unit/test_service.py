@@ -24,6 +24,14 @@ def test_verify_is_clean() -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def test_it_is_nobody_special_and_keeps_what_it_makes_to_itself() -> None:
+    settings = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if re.match("[A-Za-z]+=", line))
+    assert settings["User"] == settings["Group"] == "p2pfs"
+    assert settings["UMask"] == "0077"
+    assert settings["ProtectSystem"] == "strict" and "ReadWritePaths" not in settings
+    assert settings["CapabilityBoundingSet"] == settings["AmbientCapabilities"] == ""
+
+
 def test_security_score() -> None:
     done = analyze("security", "--no-pager", "--offline=true")
     score = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)

@@ -51,12 +51,13 @@ def raw_pair(limits: Limits | None = None) -> Iterator[tuple[socket.socket, Stre
 
 def test_lines_and_bodies_arrive_in_order(pair: tuple[Stream, Stream]) -> None:
     left, right = pair
-    small, large = b"s" * 1000, random.Random(1).randbytes(wire.MAX_BLOCK)
+    small, large, records = b"s" * 1000, random.Random(1).randbytes(wire.MAX_BLOCK), b"R\r\n" * 30_000
 
     def send() -> None:
         left.send(b"A 1000\r\n", small)
         left.send(b"B\r\n")
         left.send(b"C\r\n", memoryview(large), small)
+        left.send(records)
 
     task = Task(send)
     assert right.read_line(WAIT_S) == b"A 1000\r\n"
@@ -68,6 +69,7 @@ def test_lines_and_bodies_arrive_in_order(pair: tuple[Stream, Stream]) -> None:
     assert body == large
     right.skip(900)
     assert right.read_body(100) == small[:100]
+    assert right.read_body(len(records)) == records
     task.result()
     assert left.read_body(0) == b""
 

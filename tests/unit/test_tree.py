@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from p2pfs import errors
+from p2pfs import errors, tree
 from p2pfs.tree import MAX_TREE_DEPTH, Event, TreeWriter, open_file, scan
 
 
@@ -229,3 +231,72 @@ def test_making_has_a_depth_limit_and_lets_go_of_its_descriptors(tmp_path: Path)
 def test_the_target_itself_is_not_left(tmp_path: Path) -> None:
     with TreeWriter(tmp_path) as writer, pytest.raises(ValueError, match="close"):
         writer.leave()
+
+
+class OneCase:
+    """`os`, on a file system that keeps case and normal form of a name and does not tell them apart, as on a Mac."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, bytes], bytes] = {}
+
+    def _fold(self, name: bytes, dir_fd: int | None) -> bytes:
+        folder = os.fstat(dir_fd).st_ino if dir_fd is not None else 0
+        folded = unicodedata.normalize("NFC", os.fsdecode(name)).casefold()
+        return self._kept.setdefault((folder, os.fsencode(folded)), name)
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(os, name)
+        if name not in ("open", "mkdir", "stat", "unlink", "readlink"):
+            return call
+        return lambda path, *args, dir_fd=None, **kwargs: call(self._fold(path, dir_fd), *args, dir_fd=dir_fd, **kwargs)
+
+    def symlink(self, target: bytes, name: bytes, dir_fd: int | None = None) -> None:
+        os.symlink(target, self._fold(name, dir_fd), dir_fd=dir_fd)
+
+
+PAIRS = {"case": (b"readme", b"README"), "normal form": ("caf\u00e9".encode(), "cafe\u0301".encode())}
+
+
+@pytest.mark.parametrize("second", ["file", "link", "same link", "folder"])
+@pytest.mark.parametrize("first", ["file", "link", "folder"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_two_names_that_are_one_to_the_file_system_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str, first: str, second: str
+) -> None:
+    one, other = PAIRS[pair]
+
+    def make_it(writer: TreeWriter, kind: str, name: bytes) -> None:
+        if kind == "file":
+            put(writer, name, b"data of " + name)
+        elif kind == "folder":
+            writer.enter(name)
+            writer.leave()
+        else:
+            writer.symlink(name, b"/first" if kind == "same link" or name == one else b"/second")
+
+    with TreeWriter(tmp_path / "usual") as writer:
+        make_it(writer, first, one)
+        make_it(writer, second, other)
+    assert len(os.listdir(tmp_path / "usual")) == 2
+    monkeypatch.setattr(tree, "os", OneCase())
+    with TreeWriter(tmp_path / "out") as writer:
+        make_it(writer, first, one)
+        before = sorted((path.name, path.lstat().st_ino, path.lstat().st_size) for path in (tmp_path / "out").iterdir())
+        with pytest.raises(errors.Refused):
+            make_it(writer, second, other)
+    after = sorted((path.name, path.lstat().st_ino, path.lstat().st_size) for path in (tmp_path / "out").iterdir())
+    assert after == before
+    with TreeWriter(tmp_path / "again") as writer:
+        put(writer, one, b"1")
+        with pytest.raises(errors.Refused, match="one to this file system"):
+            writer.open_file(other)
+
+
+def test_a_tree_has_so_many_names_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "MAX_TREE_ENTRIES", 3)
+    with TreeWriter(tmp_path / "out") as writer:
+        put(writer, b"1", b"")
+        writer.enter(b"2")
+        put(writer, b"3", b"")
+        with pytest.raises(errors.Refused, match="over 3 names"):
+            writer.open_file(b"4")

@@ -92,7 +92,7 @@ def test_any_bytes_are_json_or_a_protocol_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [
-    b"[NaN]", b"[Infinity]", b"[-Infinity]", "[1]".encode("utf-16"), b"\xef\xbb\xbf[1]", b"[1]x", b"",
+    b"[NaN]", b"[Infinity]", b"[1e999]", b"[-Infinity]", "[1]".encode("utf-16"), b"\xef\xbb\xbf[1]", b"[1]x", b"",
 ])
 def test_what_only_python_takes_is_no_json(body: bytes) -> None:
     with pytest.raises(errors.ProtocolError, match="no JSON"):

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TESTS = ["tests/unit/test_stream.py", "tests/wire/test_connection.py", "tests/wire/test_server.py"]
+TESTS = ["tests/unit/test_stream.py", "tests/wire/test_connection.py", "tests/wire/test_server.py",
+         "tests/wire/test_crowds.py"]
 PROGRAM = """
 from gevent import monkey
 monkey.patch_all(thread=False)
