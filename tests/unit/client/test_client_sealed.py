@@ -101,7 +101,7 @@ def test_files_come_back_at_every_edge(node: FakeNode, client: Client, here: Pat
 @given(st.integers(0, FIRST + 2 * OTHER), st.integers(0, FIRST + 2 * OTHER))
 @settings(max_examples=30, deadline=None)
 def test_ranges_equal_slices(one: int, other: int) -> None:
-    node, client, link, data = SHARED
+    _, client, link, data = SHARED
     start, length = min(one, other), abs(one - other)
     assert b"".join(client.read(link, start, length)) == data[start : start + length]
     with client.open(link) as file:
@@ -170,15 +170,13 @@ def test_directories_come_back(node: FakeNode, client: Client, here: Path) -> No
             assert b"".join(client.read(entry.link)) == (tree / "docs" / entry.name).read_bytes()
     assert client.stat(inside(link, "link")).target == "docs/old"
     assert os.readlink(client.get(inside(link, "link"))) == "docs/old"
-    assert client.stat(link).entries == 5 and client.stat(link).type == "directory"
+    assert client.stat(link).entries == 4 and client.stat(link).type == "directory"
     assert client.get(inside(link, "docs/größe.txt")).read_bytes() == b"marker of a small file"
 
 
 def test_what_is_not_there_is_not_found(client: Client, here: Path) -> None:
     link = link_of(client, tree_in(here))
-    for path in ("missing", "docs/old/big/x", "index", "0", "0/0", "docs/n0/"):
-        if path == "docs/n0/":
-            continue
+    for path in ("missing", "docs/old/big/x", "index", "0", "0/0"):
         with pytest.raises(errors.NotFound):
             client.stat(inside(link, path))
     for call in (client.read, client.open):
@@ -207,9 +205,9 @@ def test_a_node_gets_neither_names_nor_content_nor_keys(
     keyed.remove(single)
     seen = held(node)
     big = (tree / "docs" / "old" / "big").read_bytes()
-    for secret in (b"marker", "größe".encode(), b"docs", b"tree", b"nothing", big[:32], big[-32:], key_file.read_bytes(),
-                   key_file.read_bytes().hex().encode(), link.partition("#")[2].encode(), SECRET.encode(),
-                   Link.parse(link).value):
+    names = (b"marker", "größe".encode(), b"docs", b"tree", b"nothing")
+    key = (key_file.read_bytes(), key_file.read_bytes().hex().encode(), SECRET.encode())
+    for secret in (*names, *key, big[:32], big[-32:], link.partition("#")[2].encode(), Link.parse(link).value):
         assert secret not in seen, secret
     assert node.options["name"] == ""
 
@@ -229,7 +227,8 @@ def test_rm_and_restore_take_links(client: Client, here: Path) -> None:
 # --- keys --------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("encrypt", "wrong"), [
-    ("key-file", {"passphrase": SECRET}), ("passphrase", {"passphrase": SECRET + "!"}), ("key-file", {}), ("passphrase", {}),
+    ("key-file", {"passphrase": SECRET}), ("passphrase", {"passphrase": SECRET + "!"}),
+    ("key-file", {}), ("passphrase", {}),
 ])
 def test_keys_outside_of_the_link(
     node: FakeNode, keyed: Client, here: Path, tmp_path: Path, encrypt: str, wrong: dict[str, str]
@@ -341,7 +340,7 @@ def test_client_ini(node: FakeNode, here: Path, no_settings: Path, key_file: Pat
     for wrong in ("encrypt = always\n", "[store]\nencrypt = yes\n", "[store]\nencript = always\n", "[other]\n",
                   "[store]\nkey = none\n", "[store]\n" + "#" * 5000, "[store]\nencrypt\n"):
         no_settings.write_text(wrong)
-        with Client(node.address) as client, pytest.raises(errors.ConfigError, match="client.ini"):
+        with Client(node.address) as client, pytest.raises(errors.ConfigError, match=r"client\.ini"):
             client.store(here / "f")
 
 
@@ -383,11 +382,10 @@ def test_no_change_of_segments_passes(
     data = make(here / "f", FIRST + 2 * OTHER + 100)
     link = link_of(client, here / "f")
     replace(node, link, change)
-    got = b""
+    got: list[bytes] = []
     with pytest.raises(errors.Corrupt):
-        for piece in client.read(link):
-            got += piece
-    assert data.startswith(got)
+        got.extend(client.read(link))
+    assert data.startswith(b"".join(got))
     with pytest.raises(errors.Corrupt):
         client.get(link, "back")
     assert os.listdir() == ["f"]
