@@ -130,7 +130,7 @@ def open_small(data: memoryview, key: bytes, size: int) -> memoryview:
     if len(data) != segments.sealed_size(size):
         raise errors.Corrupt(f"{len(data)} bytes came for an encrypted file of {size}")
     cipher = Cipher(key, bytes(data[:HEADER_BYTES]))
-    return cipher.open(next(segments.segments(size)), data, memoryview(bytearray(size)))
+    return cipher.open(next(segments.segments(size)), data, memoryview(bytearray(len(data))))
 
 
 def read_index(calls: Calls, root: CID, key: bytes, deadline: Deadline) -> Iterator[Row]:

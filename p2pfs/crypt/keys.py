@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
-from Crypto.Hash import SHA256
-from Crypto.Protocol.KDF import HKDF
-
 from p2pfs import errors
-from p2pfs.crypt.segments import HEADER_BYTES, KEY_BYTES, new_header
+from p2pfs.crypt.segments import HEADER_BYTES, KEY_BYTES, hkdf, new_header
 
 ROOT_SALT_BYTES = 16
 """What tells the keys apart that one key file or passphrase gives."""
@@ -36,7 +33,7 @@ def parse_key_file(data: bytes) -> bytes:
 
 def key_of_file(secret: bytes, salt: bytes) -> bytes:
     """The key of the root with this salt, for whoever has the key file."""
-    return _hkdf(secret, KEY_BYTES, salt, _OF_KEY_FILE)
+    return hkdf(secret, KEY_BYTES, salt, _OF_KEY_FILE)
 
 
 def key_of_passphrase(passphrase: bytes, salt: bytes, log_n: int) -> bytes:
@@ -56,7 +53,7 @@ def key_of_content(secret: bytes, digest: bytes) -> bytes:
 
     `digest` is the SHA-256 of the SHA-256 digests of the file's segments.
     """
-    return _hkdf(secret, KEY_BYTES, digest, _OF_CONTENT)
+    return hkdf(secret, KEY_BYTES, digest, _OF_CONTENT)
 
 
 def header_of_content(key: bytes) -> bytes:
@@ -65,10 +62,4 @@ def header_of_content(key: bytes) -> bytes:
     It is always the same for one key, and so are the nonces: safe because the key is of one content only, so that no
     nonce ever seals two different texts.
     """
-    return new_header(_hkdf(key, HEADER_BYTES - 1, b"", _HEADER_OF_CONTENT))
-
-
-def _hkdf(secret: bytes, length: int, salt: bytes, info: bytes) -> bytes:
-    derived = HKDF(secret, length, salt, SHA256, context=info)
-    assert isinstance(derived, bytes)
-    return derived
+    return new_header(hkdf(key, HEADER_BYTES - 1, b"", _HEADER_OF_CONTENT))

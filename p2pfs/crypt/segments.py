@@ -13,12 +13,14 @@ Source: developers.google.com/tink/streaming-aead/aes_gcm_hkdf_streaming; tests/
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from Crypto.Cipher import AES
-from Crypto.Hash import SHA256
-from Crypto.Protocol.KDF import HKDF
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import ciphers, hashes
+from cryptography.hazmat.primitives.ciphers import algorithms, modes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from p2pfs import errors
 
@@ -100,41 +102,49 @@ class Cipher:
         self.header = header
         self._prefix = header[1 + SALT_BYTES :]
         salt = header[1 : 1 + SALT_BYTES]
-        derived = HKDF(key, KEY_BYTES, salt, SHA256, context=context)
-        assert isinstance(derived, bytes)
-        self._key = derived
+        self._aes = algorithms.AES(hkdf(key, KEY_BYTES, salt, context))
 
     def seal(self, segment: Segment, plain: bytes | memoryview, out: memoryview) -> memoryview:
-        """The sealed segment, in the beginning of `out`. One stream may seal each number once only."""
+        """The sealed segment, in the beginning of `out`, which is of SEGMENT_BYTES.
+
+        One stream may seal each number once only.
+        """
         begin = 0 if segment.number else HEADER_BYTES
         end = begin + len(plain)
         if begin:
             out[:begin] = self.header
-        cipher = self._cipher(segment)
-        cipher.encrypt(plain, output=out[begin:end])
-        out[end : end + TAG_BYTES] = cipher.digest()
+        cipher = ciphers.Cipher(self._aes, modes.GCM(self._nonce(segment))).encryptor()
+        cipher.update_into(plain, out[begin:])
+        cipher.finalize()
+        out[end : end + TAG_BYTES] = cipher.tag
         return out[: end + TAG_BYTES]
 
     def open(self, segment: Segment, sealed: memoryview, out: memoryview) -> memoryview:
-        """The plain bytes of a segment, in the beginning of `out`, authenticated. Raises Corrupt, and returns none."""
+        """The plain bytes of a segment, in the beginning of `out`, authenticated. Raises Corrupt, and returns none.
+
+        `out` is at least as long as `sealed`.
+        """
         begin = 0 if segment.number else HEADER_BYTES
         end = len(sealed) - TAG_BYTES
-        plain = out[: end - begin]
-        cipher = self._cipher(segment)
-        cipher.decrypt(sealed[begin:end], output=plain)
-        try:
-            cipher.verify(bytes(sealed[end:]))
-        except ValueError:
-            out[: len(plain)] = bytes(len(plain))
-            raise errors.Corrupt(
-                f"encrypted bytes {segment.sealed_start} to {segment.sealed_start + len(sealed)} do not open: "
-                "the key is another's, or they were changed, moved or cut"
-            ) from None
-        return plain
+        if end >= begin:
+            cipher = ciphers.Cipher(self._aes, modes.GCM(self._nonce(segment), bytes(sealed[end:]))).decryptor()
+            cipher.update_into(sealed[begin:end], out)
+            with contextlib.suppress(InvalidTag):
+                cipher.finalize()
+                return out[: end - begin]
+            out[: end - begin] = bytes(end - begin)
+        raise errors.Corrupt(
+            f"encrypted bytes {segment.sealed_start} to {segment.sealed_start + len(sealed)} do not open: "
+            "the key is another's, or they were changed, moved or cut"
+        )
 
-    def _cipher(self, segment: Segment) -> AES.GcmMode:  # type: ignore[name-defined]
-        nonce = self._prefix + segment.number.to_bytes(4, "big") + (b"\1" if segment.is_last else b"\0")
-        return AES.new(self._key, AES.MODE_GCM, nonce=nonce)
+    def _nonce(self, segment: Segment) -> bytes:
+        return self._prefix + segment.number.to_bytes(4, "big") + (b"\1" if segment.is_last else b"\0")
+
+
+def hkdf(secret: bytes, length: int, salt: bytes, info: bytes) -> bytes:
+    """HKDF-SHA256 (RFC 5869): a key of its own for each salt and info."""
+    return HKDF(hashes.SHA256(), length, salt, info).derive(secret)
 
 
 def new_header(random: bytes) -> bytes:
