@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 MIB = 1024 * 1024
 LOOK_MS = 10
@@ -68,15 +68,15 @@ def _high_water(pid: int) -> int:
     return 0
 
 
-def measure(command: list[str], daemons: Iterable[int] = ()) -> Cost:
-    """Run a command to its end, its output thrown away. Raises RuntimeError when it fails.
+def measure(command: list[str], daemons: Iterable[int] = (), out: int | IO[str] = subprocess.DEVNULL) -> Cost:
+    """Run a command to its end, its output thrown away by default. Raises RuntimeError when it fails.
 
     `daemons`: the processes whose CPU seconds and memory belong to it.
     """
     ends: list[tuple[float, float]] = []
 
     def run() -> None:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=out)
         peak = _watch(process.pid)
         # Its own figures, not those of all children so far; not ru_maxrss, which begins with that of the parent.
         _, status, used = os.wait4(process.pid, 0)

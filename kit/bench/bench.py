@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from kit.bench.machine import random_file, small_tree, warm_memory
 from kit.bench.table import Row, Work, bytes_of_work, files_of_work
@@ -101,6 +103,6 @@ def pids(cluster: Cluster) -> list[int]:
     return [node.process.pid for node in cluster.running() if node.process is not None]
 
 
-def cli(cluster: Cluster, number: int, *args: str) -> Cost:
+def cli(cluster: Cluster, number: int, *args: str, out: int | IO[str] = subprocess.DEVNULL) -> Cost:
     """A command of the CLI at one node, with what it costs all nodes."""
-    return measure([sys.executable, str(CLI), f"--node={cluster[number].control}", "-q", *args], pids(cluster))
+    return measure([sys.executable, str(CLI), f"--node={cluster[number].control}", "-q", *args], pids(cluster), out)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from p2pfs import errors
 from p2pfs.cli.output import Output
+from p2pfs.crypt import without_key
 
 if TYPE_CHECKING:
     from p2pfs.client import Client
+
+MAX_REF_CHARS = 256 * 1024
 
 
 class Call:
@@ -38,15 +44,54 @@ class Call:
         from p2pfs.client import Client
 
         if self._client is None:
-            self._client = Client(self.options["--node"], tls_dir=self.options["--tls-dir"])
+            self._client = Client(
+                self.options["--node"], tls_dir=self.options["--tls-dir"], key_file=self.options["--key-file"],
+                passphrase=self._passphrase,
+            )
         if self.timeout_s is not None:
             self._client.timeout_s = max(0.001, self._begin_s + self.timeout_s - time.monotonic())
         return self._client
 
-    @property
+    @functools.cached_property
     def ref(self) -> str:
-        """The REF on the command line."""
-        return str(self.options["REF"])
+        """The REF on the command line, or for `-` on standard input."""
+        ref = str(self.options["REF"])
+        if ref == "-" and sys.stdin is not None:
+            ref = sys.stdin.readline(MAX_REF_CHARS).strip()
+        return ref
+
+    @property
+    def shown_ref(self) -> str:
+        """The REF as messages may show it: without a key."""
+        return without_key(self.ref)
+
+    @property
+    def encrypt(self) -> bool | str | None:
+        """How a store is to be encrypted, as `Client.store` takes it; None: as client.ini says."""
+        if self.options["--plain"]:
+            return False
+        if self.options["--passphrase"] or self.options["--convergent"]:
+            return "passphrase" if self.options["--passphrase"] else "convergent"
+        if self.options["--key-file"] is not None:
+            return "key-file"
+        return True if self.options["--encrypt"] else None
+
+    def _passphrase(self) -> str | bytes:
+        """From a file, the environment, or the terminal; twice there when something is encrypted with it."""
+        path = self.options["--passphrase-file"]
+        if path is not None:
+            from p2pfs.client.secrets import read_secret_file
+
+            return read_secret_file(path).removesuffix(b"\n")
+        given = os.environ.get("P2PFS_PASSPHRASE")
+        if given or not sys.stderr.isatty():
+            return given or ""
+        import getpass
+
+        entered = getpass.getpass("passphrase: ")
+        if self.options["store"] and getpass.getpass("again: ") != entered:
+            raise errors.UsageError("these were two passphrases; nothing was stored")
+        return entered
 
     def count(self, option: str) -> int | None:
         """An option that is a whole number, 1 or more."""

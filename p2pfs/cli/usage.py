@@ -4,7 +4,8 @@ USAGE = """\
 p2pfs-cli: store files in a p2pfs cluster by their content, and get them back verified.
 
 Usage:
-  p2pfs-cli [options] store [--name=NAME] [--replicas=N] [--chunker=C] [--hash=H] [--dry-run] [--] PATH...
+  p2pfs-cli [options] store [--encrypt | --passphrase | --convergent | --plain] [--name=NAME]
+                            [--replicas=N] [--chunker=C] [--hash=H] [--dry-run] [--] PATH...
   p2pfs-cli [options] get [--output=PATH] [--force] [--] REF
   p2pfs-cli [options] cat [--offset=SIZE] [--length=SIZE] [--] REF
   p2pfs-cli [options] ls [--] [REF]
@@ -28,7 +29,8 @@ Usage:
   p2pfs-cli --version
 
 Verbs for content:
-  store     keep files or directories, `-` for standard input; prints `CID  PATH`
+  store     keep files or directories, `-` for standard input; prints `CID  PATH`, and with --encrypt
+            `LINK  PATH`: a REF that has the key in it, so keep it to yourself
   get       fetch a whole file or directory, verified; it appears complete or not at all
   cat       write a file, or a range of it, to standard output
   ls        what is pinned, or the entries of a directory; prints `CID  SIZE  NAME`
@@ -64,6 +66,10 @@ Options of all verbs:
   -q --quiet         no progress and no remarks; results and errors only
   --timeout=TIME     deadline of the whole command, 30s or 10m; without it a command may take
                      as long as it advances, and ends after 60 s of silence
+  --key-file=FILE    32 secret bytes (or 64 hex digits) in a file that is yours alone, made by
+                     (umask 077; openssl rand -hex 32 > FILE): for links that say #f=
+  --passphrase-file=FILE  a file with the passphrase for links that say #p=; without it
+                     $P2PFS_PASSPHRASE, else it is asked for on the terminal
   -h --help          this text
   --version          the version
 
@@ -72,6 +78,14 @@ Options of some verbs:
   --replicas=N       copies to keep, instead of the cluster's setting
   --chunker=C        fixed-1MiB, fixed-256KiB, fastcdc-1MiB or fastcdc-256KiB: how a file is cut into blocks
   --hash=H           sha2-256 or blake3: what blocks are named by
+  --encrypt          encrypt before anything reaches a node; the key is in the link, or outside
+                     of it with --key-file. Names and structure are encrypted, too; nodes see
+                     sizes and the number of files, and the pin has no name without --name
+  --passphrase       encrypt, with a key from a passphrase, outside of the link
+  --convergent       encrypt, each file with a key from its content and the --key-file: equal files
+                     are stored once, so nodes see which are equal, and whoever has the key file
+                     can find out whether you store a file that he knows
+  --plain            do not encrypt, whatever client.ini says
   --dry-run          say what would be stored, or collected, and change nothing
   --wait             wait for the end, show progress, tell what was done; Ctrl-C ends the waiting only
   --cancel           stop draining, and take the shards back
@@ -91,6 +105,14 @@ REF, the name of something stored:
   photos                    a pin's name           photos/2024/a.jpg    a path inside it
   sha256:9f86d081...        the SHA-256 of a stored file, as sha256sum prints it
   ipfs://bafy...            as other IPFS tools write it
+  p2pfs:bafy...#k=...       the link of something encrypted; p2pfs:bafy.../docs/a.txt#k=... inside
+  -                         read from standard input: arguments can be seen by other users
+
+~/.config/p2pfs/client.ini (or in $XDG_CONFIG_HOME) may say for all stores of yours:
+  [store]
+  encrypt = always          or never, which is the default
+  key = link                or key-file, passphrase, convergent
+  key_file = ~/.config/p2pfs/key
 
 Exit codes:
   0  done                            6  no space
@@ -104,6 +126,7 @@ Examples:
   p2pfs-cli store --name=photos ~/photos          keep a directory
   tar c src | p2pfs-cli store --name=src.tar -    keep what a program writes
   p2pfs-cli get photos -o /tmp/                   get it back as /tmp/photos
+  p2pfs-cli store --encrypt ~/diary               keep what no node can read; prints its link
   p2pfs-cli cat backup.img --offset=1GiB --length=4KiB | xxd
   p2pfs-cli --json ls | jq -r .cid                for scripts
   p2pfs-cli invite --once | ssh host p2pfs-node join -     a new node on another machine
@@ -115,8 +138,9 @@ Examples:
 
 def synopsis(verb: str) -> str:
     """The usage line of one verb."""
-    lines = (line.strip() for line in USAGE.splitlines() if line.startswith("  p2pfs-cli [options]"))
-    return next(line for line in lines if line.split()[2] == verb)
+    usages = USAGE.partition("\nUsage:\n")[2].partition("\n\n")[0].split("  p2pfs-cli ")
+    words = next(words for words in map(str.split, usages) if words[1:2] == [verb])
+    return " ".join(["p2pfs-cli", *words])
 
 
 def explain_misuse(argv: list[str], verbs: list[str]) -> str:

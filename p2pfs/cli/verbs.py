@@ -34,9 +34,9 @@ def store(call: Call) -> int:
         with call.output.progress(path) as progress, opened(path) as source:
             stored = call.client.store(
                 source, name=name, replicas=replicas, chunker=call.options["--chunker"], hash=call.options["--hash"],
-                dry_run=call.options["--dry-run"], progress=progress,
+                dry_run=call.options["--dry-run"], encrypt=call.encrypt, progress=progress,
             )
-        call.output.result({**plain(stored), "path": path}, f"{stored.cid}  {path}")
+        call.output.result({**plain(stored), "path": path}, f"{stored.link or stored.cid}  {path}")
         where = f"{stored.replicas} copies on {', '.join(stored.nodes)}" if stored.nodes else "nothing was stored"
         new = f"{stored.new_blocks} of them new ({size(stored.new_bytes)})"
         call.output.remark(f"{path}: {stored.blocks} blocks, {new}; {where}")
@@ -74,7 +74,7 @@ def get(call: Call) -> int:
     if target == STDOUT:
         write_file(call)
         return 0
-    with call.output.progress(call.ref) as progress:
+    with call.output.progress(call.shown_ref) as progress:
         path = call.client.get(call.ref, target, force=call.options["--force"], progress=progress)
     call.output.result({"ref": call.ref, "path": str(path)}, str(path))
     return 0
@@ -95,9 +95,9 @@ def write_file(call: Call, offset: int = 0, length: int | None = None) -> None:
         kind = call.client.stat(call.ref).type
         if kind == "file":
             raise
-        inside = f", or name a file inside it: {call.ref.rstrip('/')}/NAME" if kind == "directory" else ""
+        inside = f", or name a file inside it: {call.shown_ref.rstrip('/')}/NAME" if kind == "directory" else ""
         raise errors.UsageError(
-            f"{call.ref} is a {kind}; cat and -o - take files only; get it with -o PATH{inside}"
+            f"{call.shown_ref} is a {kind}; cat and -o - take files only; get it with -o PATH{inside}"
         ) from None
 
 
@@ -142,7 +142,7 @@ def import_car(call: Call) -> int:
 def export_car(call: Call) -> int:
     """A CAR, complete under its name or not at all; `-` streams."""
     target = call.options["--output"]
-    with call.output.progress(call.ref) as progress:
+    with call.output.progress(call.shown_ref) as progress:
         if target == STDOUT:
             with open(sys.stdout.fileno(), "wb", closefd=False) as stdout:
                 call.client.export_car(call.ref, stdout, progress=progress)
@@ -157,8 +157,13 @@ def export_car(call: Call) -> int:
 def ls(call: Call) -> int:
     """All pins, or the entries of a directory."""
     rows: Iterable[PinRow | Entry] = call.client.pins() if call.options["REF"] is None else call.client.ls(call.ref)
-    call.output.rows((plain(row), f"{row.cid!s:<59}  {number(row.size):>14}  {row.name}") for row in rows)
+    call.output.rows((plain(row), f"{name_of(row):<59}  {number(row.size):>14}  {row.name}") for row in rows)
     return 0
+
+
+def name_of(row: PinRow | Entry) -> str:
+    """What a row can be called by: its CID, or its link."""
+    return str(getattr(row, "link", None) or row.cid)
 
 
 def stat(call: Call) -> int:

@@ -35,6 +35,9 @@ class Stored(NamedTuple):
     """The smallest number of durable copies of any block."""
     nodes: list[str]
     """Names of the nodes that hold some of it."""
+    link: str | None = None
+    """What to call it instead of its CID when it is encrypted; the key may be in it. `cid`, `blocks` and the rest are
+    of what the nodes hold; `size` is the plain content's, and there is no `sha256`."""
 
 
 class Entry(NamedTuple):
@@ -46,6 +49,8 @@ class Entry(NamedTuple):
     """`file`, `directory` or `symlink`."""
     size: int | None
     """Bytes of a file; None for a directory."""
+    link: str | None = None
+    """Of an entry of an encrypted directory, whose `cid` is the directory's."""
 
 
 class PinRow(NamedTuple):

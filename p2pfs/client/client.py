@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, TYPE_CHECKING, Self
 
 from p2pfs import errors
@@ -42,11 +43,15 @@ from p2pfs.client.reports import (
     ScrubStep,
     Status,
 )
+from p2pfs.client.secrets import Passphrase, Secrets
 from p2pfs.core import wire
 from p2pfs.core.cid import CID
+from p2pfs.crypt import is_link
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from p2pfs.client.sealed import Sealed
 
 Ref = str | CID
 OnProgress = Callable[[Progress], None]
@@ -57,7 +62,8 @@ class Client:
     """A p2pfs node, reached over its control socket or by HOST:PORT.
 
     Every method raises children of `p2pfs.errors.P2pfsError` only. A REF is a CID (object or text), CID/path, a pin's
-    name, `sha256:HEX` or `ipfs://CID`. Safe to use from several threads; importing it loads neither gevent nor ssl.
+    name, `sha256:HEX`, `ipfs://CID`, or the link of something encrypted, whose key never leaves this process. Safe to
+    use from several threads; importing it loads neither gevent nor ssl.
 
         with Client() as client:
             stored = client.store("model.bin")
@@ -67,14 +73,17 @@ class Client:
 
     def __init__(
         self, address: str | None = None, *, tls_dir: str | os.PathLike[str] | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | None = None, key_file: str | os.PathLike[str] | None = None,
+        passphrase: Passphrase | None = None,
     ) -> None:
         """`address`: path of a control socket or HOST:PORT (with `tls_dir`); by default $P2PFS_NODE, else the default
         data directory's socket. `timeout_s` limits each operation as a whole; without it one may last as long as it
-        advances, and ends after 60 s of silence. Nothing is connected yet.
+        advances, and ends after 60 s of silence. `key_file` and `passphrase` (text, bytes, or what gives it when it is
+        needed) are for encrypted content whose key is not in its link. Nothing is connected yet.
         """
         self.timeout_s = timeout_s
         self._calls = Calls(Pool(address or default_address(), os.fspath(tls_dir) if tls_dir is not None else None))
+        self._secrets = Secrets(key_file, passphrase)
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +104,7 @@ class Client:
 
     def store(
         self, source: str | os.PathLike[str] | IO[bytes], *, name: str | None = None, replicas: int | None = None,
-        chunker: str | None = None, hash: str | None = None, dry_run: bool = False,
+        chunker: str | None = None, hash: str | None = None, dry_run: bool = False, encrypt: bool | str | None = None,
         progress: OnProgress | None = None,
     ) -> Stored:
         """Keep a file, a directory with all below it, or what a binary file object still gives, and pin it.
@@ -103,6 +112,10 @@ class Client:
         Returns once every block and the pin are durable on as many nodes as the cluster's write_quorum. `name` is the
         path's last part by default. A file object without a descriptor has to give something at least once a minute.
         With `dry_run` the receipt says what would be new.
+
+        `encrypt`: before anything leaves this process (docs/ENCRYPTION.md). True, or where the key comes from: "link"
+        (it is in the link), "key-file", "passphrase", "convergent"; None: as client.ini says, False: not. What to call
+        the content afterwards is `Stored.link`; its pin has no name unless one is given.
         Raises NotFound, Refused (special file, file that changes meanwhile), NoSpace, TooFewNodes and others.
         """
         from p2pfs.client import sending
@@ -110,6 +123,11 @@ class Client:
         options = {
             "name": name, "replicas": replicas, "chunker": chunker, "hash": hash, "dry_run": dry_run or None,
         }
+        kind = self._secrets.kind(encrypt)
+        if kind is not None:
+            from p2pfs.client import sealing
+
+            return sealing.store(self._calls, source, options, self._secrets, kind, self._deadline(), progress)
         return sending.store(self._calls, source, options, self._deadline(), progress)
 
     def import_car(
@@ -123,14 +141,14 @@ class Client:
 
     def remove(self, ref: Ref) -> list[Removed]:
         """Remove the pin of a name, or all pins of a CID. Raises NotFound."""
-        return parse(Unpinned, self._calls.object(self._deadline(), "UNPIN", str(ref))).removed
+        return parse(Unpinned, self._calls.object(self._deadline(), "UNPIN", self._held(ref))).removed
 
     def restore(self, ref: Ref) -> list[Restored]:
         """Undo `remove`, as long as the blocks are kept; what has too few copies is copied.
 
         Raises NotFound when they are not, or nothing was removed, and TooFewNodes.
         """
-        return self._calls.parts(self._deadline(), Repinned, "RESTORE", str(ref)).end.restored
+        return self._calls.parts(self._deadline(), Repinned, "RESTORE", self._held(ref)).end.restored
 
     # --- read ----------------------------------------------------------------------------------------
 
@@ -146,6 +164,8 @@ class Client:
         """
         from pathlib import Path
 
+        if is_link(ref):
+            return Path(self._sealed(ref).get(None if path is None else os.fspath(path), force, progress))
         from p2pfs.client import getting
 
         return Path(getting.get(self._calls, str(ref), None if path is None else os.fspath(path), force,
@@ -158,6 +178,13 @@ class Client:
         """
         from p2pfs.client.remote_file import RemoteFile
 
+        if is_link(ref):
+            from p2pfs.client import unsealing
+
+            file = self._sealed(ref).open_file()
+            read = partial(unsealing.read, self._calls, file)
+            plain = RemoteFile(file.cid, file.size, lambda offset, length: read(offset, length, self._deadline()))
+            return io.BufferedReader(plain, BUFFER_BYTES)
         found = self._calls.parts(self._deadline(), ReadEnd, "READ", str(ref), 0, 0).end
         raw = RemoteFile(found.cid, found.size, lambda offset, length: self.read(found.cid, offset, length))
         return io.BufferedReader(raw, BUFFER_BYTES)
@@ -167,6 +194,12 @@ class Client:
 
         Nothing is asked before the first piece is. A reader who stops early costs a connection, no more.
         """
+        if is_link(ref):
+            from p2pfs.client import unsealing
+
+            file = self._sealed(ref).file()
+            yield from map(bytes, unsealing.read(self._calls, file, offset, length, self._deadline()))
+            return
         parts = self._calls.parts(self._deadline(), ReadEnd, "READ", str(ref), offset, length)
         sent = 0
         for part in parts:
@@ -186,12 +219,14 @@ class Client:
         """
         from p2pfs.client import exporting
 
-        return exporting.export_car(self._calls, str(ref), file, force, self._deadline(), progress)
+        return exporting.export_car(self._calls, self._held(ref), file, force, self._deadline(), progress)
 
     # --- look ----------------------------------------------------------------------------------------
 
     def ls(self, ref: Ref) -> Answers[Entry, bytes]:
         """The entries of a directory, as they come. Raises UsageError when it is none."""
+        if is_link(ref):
+            return Answers(self._sealed(ref).ls())
         return self._calls.rows(self._deadline(), Entry, "LIST", str(ref))
 
     def pins(self) -> Answers[PinRow, bytes]:
@@ -200,11 +235,13 @@ class Client:
 
     def stat(self, ref: Ref) -> Stat:
         """Figures of a root, or of something inside it."""
+        if is_link(ref):
+            return self._sealed(ref).stat()
         return parse(Stat, self._calls.object(self._deadline(), "STAT", str(ref)))
 
     def explain(self, ref: Ref) -> Answers[Placement, Explanation]:
         """Where each block should be and is: iterate over the placements; `.end` is what they add up to."""
-        return self._calls.explain(self._deadline(), str(ref))
+        return self._calls.explain(self._deadline(), self._held(ref))
 
     def peers(self) -> list[Peer]:
         """Every member of the cluster, this node among them."""
@@ -277,6 +314,15 @@ class Client:
         """
         options = wire.dump_json({"lasts_s": lasts_s, "once": once})
         return parse_line(Invited, self._calls.body(self._deadline(), "INVITE", options))
+
+    def _sealed(self, link: Ref) -> Sealed:
+        from p2pfs.client.sealed import Sealed
+
+        return Sealed(self._calls, self._secrets, str(link), self._deadline())
+
+    def _held(self, ref: Ref) -> str:
+        """What nodes call what a REF means: of a link they get no more than that."""
+        return self._sealed(ref).held() if is_link(ref) else str(ref)
 
     def _deadline(self) -> Deadline:
         return Deadline(self.timeout_s)

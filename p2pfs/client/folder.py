@@ -14,7 +14,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from p2pfs import errors
 from p2pfs.client import files
@@ -26,6 +26,9 @@ from p2pfs.client.parsing import parse, parse_line
 from p2pfs.core import batches, wire
 from p2pfs.core.cid import CID, RAW
 from p2pfs.tree import TreeWriter
+
+if TYPE_CHECKING:
+    from p2pfs.crypt.index import Row
 
 AT_ONCE = 4
 """Files fetched at the same time, each over a connection of its own."""
@@ -45,11 +48,7 @@ def get_directory(
     calls: Calls, found: Stat, target: str, deadline: Deadline, progress: OnProgress | None
 ) -> None:
     """Fetch a directory with all below it. What is there from an earlier try is verified and kept."""
-    part = files.part_path(target, str(found.cid))
-    with part_folder(part):
-        tree = os.path.join(part, TREE)
-        FolderGet(calls, deadline, progress, found.bytes).run(found.cid, tree)
-        files.publish(tree, target, force=False)
+    FolderGet(calls, deadline, progress, found.bytes).put(found.cid, target, str(found.cid))
 
 
 @contextlib.contextmanager
@@ -86,6 +85,8 @@ class Job(NamedTuple):
     cid: CID
     size: int | None
     """As the directory says."""
+    row: Row | None = None
+    """What the index of an encrypted directory says of it."""
 
     @property
     def is_small(self) -> bool:
@@ -113,6 +114,14 @@ class FolderGet:
         self._done_bytes = 0
         self._error: BaseException | None = None
 
+    def put(self, root: CID, target: str, part_key: str) -> None:
+        """Give the directory its name, once all of it is there; `part_key` tells its part from others'."""
+        part = files.part_path(target, part_key)
+        with part_folder(part):
+            tree = os.path.join(part, TREE)
+            self.run(root, tree)
+            files.publish(tree, target, force=False)
+
     def run(self, root: CID, path: str) -> None:
         """Put the directory's content under a path, durably. Raises the first error that anything met."""
         threads = [threading.Thread(target=self._work, name=f"get-{i}", daemon=True) for i in range(AT_ONCE)]
@@ -120,7 +129,7 @@ class FolderGet:
             thread.start()
         try:
             with TreeWriter(path) as writer:
-                self._make(writer, root, path)
+                self.make(writer, root, path)
             self._put_small()
             for _ in threads:
                 self._put(None)
@@ -143,19 +152,19 @@ class FolderGet:
 
     # --- listing -------------------------------------------------------------------------------------
 
-    def _make(self, writer: TreeWriter, cid: CID, path: str) -> None:
+    def make(self, writer: TreeWriter, cid: CID, path: str) -> None:
         """Make what a directory holds, and put its files into the queue."""
         for entry in self._entries(cid):
             name = os.fsencode(entry.name)
             if entry.type == "directory":
                 writer.enter(name)
-                self._make(writer, entry.cid, os.path.join(path, entry.name))
+                self.make(writer, entry.cid, os.path.join(path, entry.name))
                 writer.leave()
             elif entry.type == "symlink":
                 found = parse(Stat, self._calls.object(self._deadline, "STAT", str(entry.cid)))
                 writer.symlink(name, os.fsencode(link_text(found)))
             else:
-                self._want(Job(writer.open_file(name), entry.cid, entry.size))
+                self.want(Job(writer.open_file(name), entry.cid, entry.size))
         files.sync_folder(path)
 
     def _entries(self, cid: CID) -> Iterator[Entry]:
@@ -167,7 +176,8 @@ class FolderGet:
             for line in listing:
                 yield parse_line(Entry, line)
 
-    def _want(self, job: Job) -> None:
+    def want(self, job: Job) -> None:
+        """Put a file into the queue."""
         if not job.is_small:
             self._put([job])
             return
@@ -220,10 +230,10 @@ class FolderGet:
         found = self._ask_small(batch) if batch[0].is_small else {}
         for job in batch:
             if (data := found.get(job.cid)) is not None:
-                fill(job.fd, data)
+                fill(job.fd, self.content(job, data))
                 self._advance(len(data))
             else:
-                self._fetch_one(job)
+                self.fetch_one(job)
         for job in batch:
             os.fsync(job.fd)
 
@@ -232,7 +242,21 @@ class FolderGet:
         body = batches.pack_cids(dict.fromkeys(job.cid for job in batch))
         return dict(batches.unpack(memoryview(self._calls.body(self._deadline, "READS", body))))
 
-    def _fetch_one(self, job: Job) -> None:
+    def content(self, job: Job, data: memoryview) -> memoryview:
+        """What a small file holds when this came for it."""
+        return data
+
+    def fetch_one(self, job: Job) -> None:
+        """A file that did not come with others."""
+        advanced = self.advance_by_steps()
+        if self._calls.pool.is_local:
+            fetch_into(self._calls, job.fd, job.cid, self._deadline, advanced)
+        else:
+            read_into(self._calls, job.fd, job.cid, job.size, self._deadline, advanced)
+        advanced(Progress(os.fstat(job.fd).st_size, None))
+
+    def advance_by_steps(self) -> OnProgress:
+        """What is to be told how far one file is. It raises Interrupted once another one failed."""
         last = 0
 
         def advanced(progress: Progress) -> None:
@@ -242,11 +266,7 @@ class FolderGet:
             self._advance(progress.bytes - last)
             last = progress.bytes
 
-        if self._calls.pool.is_local:
-            fetch_into(self._calls, job.fd, job.cid, self._deadline, advanced)
-        else:
-            read_into(self._calls, job.fd, job.cid, job.size, self._deadline, advanced)
-        self._advance(os.fstat(job.fd).st_size - last)
+        return advanced
 
     def _advance(self, count: int) -> None:
         with self._guard:

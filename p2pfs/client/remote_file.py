@@ -14,7 +14,7 @@ FIRST_BYTES = 128 * 1024
 MOST_BYTES = 4 * 1024 * 1024
 """What reading on in order asks for at once, in the end: the question's round trip no longer shows then."""
 
-ReadRange = Callable[[int, int], Iterator[bytes]]
+ReadRange = Callable[[int, int], Iterator[bytes | memoryview]]
 """(offset, length) to the bytes there, in pieces."""
 
 

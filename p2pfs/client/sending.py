@@ -102,6 +102,11 @@ class Outgoing:
             if ready:
                 self._hear()
 
+    def stay(self) -> None:
+        """A sign of life when it is time for one: for who works for long between two records."""
+        if self._clock() - self._sent_s >= ALIVE_S:
+            self.record("PART", body=b"")
+
     def _hear(self) -> None:
         """Read the answers that are there. Raises the node's refusal; a last word before our last record is one."""
         while self._wait(0):
@@ -237,7 +242,7 @@ def size_below(path: str) -> int:
 
 def send_open_file(out: Outgoing, file: IO[bytes]) -> None:
     """A file object as the node record: the node reads a regular file by itself, anything else is streamed."""
-    fd = _whole_file(file) if out.is_local else None
+    fd = whole_file(file) if out.is_local else None
     if fd is not None:
         out.size = os.fstat(fd).st_size
         out.record("FD", b"-", fds=(fd,))
@@ -246,7 +251,7 @@ def send_open_file(out: Outgoing, file: IO[bytes]) -> None:
         send_stream(out, file)
 
 
-def _whole_file(file: IO[bytes]) -> int | None:
+def whole_file(file: IO[bytes]) -> int | None:
     """The descriptor of a regular file that is open for reading and at its start."""
     if not isinstance(file, (io.FileIO, io.BufferedReader)):
         return None
@@ -257,6 +262,13 @@ def _whole_file(file: IO[bytes]) -> int | None:
 
 def send_stream(out: Outgoing, file: IO[bytes]) -> None:
     """What a file object still gives, as PARTs and END; memory stays at one PART."""
+    for piece in pieces(out, file):
+        out.record("PART", body=piece)
+    out.record("END")
+
+
+def pieces(out: Outgoing, file: IO[bytes]) -> Iterator[bytes]:
+    """What a file object still gives, in pieces as they come, with signs of life to the node meanwhile."""
     fd = _descriptor(file)
     # These two return what is there, where read() of other objects waits until a whole PART is.
     read = file.read1 if isinstance(file, io.BufferedReader) else file.read
@@ -267,9 +279,8 @@ def send_stream(out: Outgoing, file: IO[bytes]) -> None:
         if not isinstance(piece, bytes):
             raise errors.UsageError(f"a binary file is wanted, not one that gives {type(piece).__name__}")
         if not piece:
-            break
-        out.record("PART", body=piece)
-    out.record("END")
+            return
+        yield piece
 
 
 def _descriptor(file: IO[bytes]) -> int | None:

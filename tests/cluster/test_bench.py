@@ -12,6 +12,7 @@ from kit.bench.__main__ import ROWS, main
 JUDGED = {
     "loopback": [], "ids": [], "ready": ["< 600"], "overhead": ["< 150"],
     "one": ["<= 1.2 x ref's time", "<= 2 x ref's time", "< 60", "< 160", "< 40"],
+    "encrypted": 2 * ["<= 1.43 x ref's time"],
     "three": [">= 250", "< 7"], "far": [">= 400", "< 10"], "small": [">= 3000", ">= 1200", ">= 2500"],
     "crowd": ["<= 1.25 x ref's time", "< 160"], "four": [],
     "audit": [], "doubling": 8 * ["< 2.1"], "sparse": ["< 160", "< 40"],

@@ -1,0 +1,22 @@
+"""Encryption in the client: formats and keys, as values in and values out. docs/ENCRYPTION.md is the normative text.
+
+segments   one encrypted stream (Tink's AES256_GCM_HKDF_1MB), segment by segment
+keys       where a stream's key comes from: the link, a key file, a passphrase, the content
+links      `p2pfs:CID/path#k=...`, which names what is stored and says where its key is
+index      names and structure of an encrypted directory
+"""
+
+from __future__ import annotations
+
+SCHEME = "p2pfs:"
+"""How a link begins."""
+
+
+def is_link(ref: object) -> bool:
+    """True for a REF that is meant as a link to something encrypted."""
+    return isinstance(ref, str) and ref.startswith(SCHEME)
+
+
+def without_key(ref: str) -> str:
+    """A REF as it may be shown and told."""
+    return ref.rpartition("#")[0] if is_link(ref) and "#" in ref else ref
