@@ -166,3 +166,17 @@ def test_what_cannot_be_revoked_is_said(pair: Cluster) -> None:
     assert a.cli("forget", "--revoke", "node-x", check=False).returncode == 3
     done = a.cli("forget", "--revoke", "node-a", check=False)
     assert (done.returncode, "this node itself" in done.stderr) == (9, True)
+
+
+def test_a_revoked_seed_is_not_talked_to_and_does_not_start_where_it_knows(pair: Cluster) -> None:
+    a, b, c = pair
+    c.kill()
+    id = b.json("forget", "--revoke", "node-a")[0]["id"]
+    # With nobody left to talk to it looks for its seed.
+    wait_until(lambda: f"seed {a.address}: {a.address}: {id} was revoked" in b.log(), 60, "node-b refuses its seed")
+    a.kill()
+    (a.data_dir / "revoked").write_text(f"{id}\n")
+    with pytest.raises(RuntimeError, match="did not become ready"):
+        a.start()
+    assert a.stop() == errors.Refused.exit_code
+    assert f"the identity of this node, {id}, was revoked" in a.log()

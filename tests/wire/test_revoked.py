@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from p2pfs import errors
+from p2pfs.core.member import Member
 from p2pfs.core.wire import Line
 from p2pfs.net import tls
 from p2pfs.net.connection import Connection, connect
 from p2pfs.net.server import Session
+from p2pfs.node.hello import Caller
+from p2pfs.node.peers import Peers
 from tests.sockets import Material, Running, Signal, Task, material, running
 
 
@@ -81,4 +84,19 @@ def test_a_node_does_not_talk_to_whom_it_refuses(tmp_path: Path) -> None:
         context = tls.client_context(*material(tmp_path / "m").files)
         with pytest.raises(errors.IdentityRefused, match=f"not to the member {node.node.id}"):
             connect(node.address, context, 10.0, None, refusal=refusal)
+        node.join()
+
+
+def test_a_node_calls_nobody_who_is_revoked(tmp_path: Path) -> None:
+    me = material(tmp_path / "me")
+    with running(tmp_path, {"STATUS": status}) as node:
+        peers = Peers(
+            Caller(me.id, "me", "0" * 16), lambda: tls.client_context(*me.files), revoking({node.node.id})
+        )
+        member = Member(node.node.id, "them", (node.address,))
+        with pytest.raises(errors.IdentityRefused, match=f"{member.id} was revoked"):
+            peers.dial(node.address)
+        with pytest.raises(errors.IdentityRefused, match=f"{member.id} was revoked"):
+            peers.get(member).call("bulk", lambda connection: connection.request("STATUS"))
+        peers.close()
         node.join()
