@@ -18,6 +18,7 @@ from p2pfs.cli.verbs import VERBS
 from p2pfs.config.options import ROWS
 from p2pfs.core import wire
 from p2pfs.core.rights import Right
+from p2pfs.crypt import index, keys, links, segments
 from p2pfs.net.stream import Limits
 from p2pfs.store.catalog import Catalog
 from p2pfs.version import VERSION
@@ -173,6 +174,34 @@ def test_the_limits_name_every_reason_to_close_a_connection() -> None:
     assert reasons == set(re.findall(r"\(`(\w+)`\)", said))
 
 
+# --- docs/ENCRYPTION.md ------------------------------------------------------------------------------
+
+def test_the_page_on_encryption_says_the_format() -> None:
+    text = (DOCS / "ENCRYPTION.md").read_text()
+    for number in (segments.HEADER_BYTES, segments.capacity(0), segments.capacity(1)):
+        assert f"`{number}`" in section("ENCRYPTION.md", "Formats")
+    for label in (index.CONTEXT, keys._OF_KEY_FILE, keys._OF_CONTENT, keys._HEADER_OF_CONTENT):
+        assert re.search(rf'[`"]{label.decode()}[`"]', text), label
+    least, most = keys.SCRYPT_LOG_N_LEAST, keys.SCRYPT_LOG_N_MOST
+    assert f"r = {keys.SCRYPT_R}, p = 1, 32 bytes); {least} to {most}, {keys.SCRYPT_LOG_N} when stored" in text
+    assert f"at most {links.MAX_CHARS} characters" in text
+    assert f"at most {index.MAX_LINE_BYTES} bytes:" in text and f"At most {index.MAX_DEPTH} directories deep" in text
+    assert f"files `0/0` to `{index.place(index.GROUP - 1)}`, `{index.place(index.GROUP)}`" in text
+    assert index.head_line().decode() in text
+
+
+def test_the_example_of_encryption_opens() -> None:
+    sealed = bytes.fromhex(section("ENCRYPTION.md", "Formats").partition("are `p2pfs`:\n```\n")[2].partition("\n")[0])
+    cipher = segments.Cipher(bytes(range(32)), sealed[: segments.HEADER_BYTES])
+    whole = next(segments.segments(segments.plain_size(len(sealed))))
+    assert bytes(cipher.open(whole, memoryview(sealed), memoryview(bytearray(len(sealed))))) == b"p2pfs"
+
+
+def test_the_page_on_encryption_names_the_options_of_store() -> None:
+    words = re.findall(r"--[a-z-]+", " ".join(row[0] for row in cells(section("ENCRYPTION.md", "Use"))))
+    assert set(words) == {*re.findall(r"--(?:encrypt|passphrase|convergent|plain)\b", usage.USAGE), "--key-file"}
+
+
 # --- docs/OPERATIONS.md and docs/STORE.md ------------------------------------------------------------
 
 def cells(table: str) -> list[list[str]]:
@@ -265,7 +294,7 @@ def test_the_glossary_has_each_word_once_and_pages_avoid_what_it_avoids() -> Non
     avoided = {word.strip() for row in rows for word in row[2].split(",") if word.strip()}
     assert not avoided & set(words)
     # These stand for something else as well, and may.
-    avoided -= {"host", "server", "key", "id", "object", "index", "database", "primary", "up", "down", "password"}
+    avoided -= {"host", "server", "key", "id", "object", "database", "primary", "up", "down", "password"}
     for page in PAGES:
         if page.name == "GLOSSARY.md":
             continue

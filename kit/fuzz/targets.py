@@ -5,7 +5,7 @@ A row: name, what parses, the errors that it may raise, what holds for a value, 
 
 from __future__ import annotations
 
-from kit.fuzz import content, files, lines, messages
+from kit.fuzz import content, files, lines, messages, sealed
 from kit.fuzz.harness import Target
 from p2pfs import errors
 from p2pfs.config.options import ROWS, SECTIONS
@@ -13,6 +13,7 @@ from p2pfs.core import batches, dagpb, invitation, pins, unixfs, wire
 from p2pfs.core.cid import CID
 from p2pfs.core.member import Member
 from p2pfs.core.pins import Pin
+from p2pfs.crypt.links import MAX_CHARS
 from p2pfs.errors import Malformed, ProtocolError, UsageError
 from p2pfs.net import certificates
 from p2pfs.node.health import Checkup
@@ -63,6 +64,13 @@ TARGETS: dict[str, Target] = {target.name: target for target in (
     Target("dag", content.parse_forest, (Malformed,), words=_BINARY),
     Target("car", content.parse_car, (Malformed,), content.check_car, _CAR),
     Target("chunks", content.cut, (), content.check_cut, max_bytes=1024),
+    # encrypted content: what a user is given, what a node gives, what whoever has the key may have written
+    Target("link", sealed.parse_link, (UsageError,), sealed.check_link,
+           ("p2pfs:", "#k=", "#f=", "#p=17.", "/", "A" * 43, *_CIDS), limit_bytes=MAX_CHARS),
+    Target("sealed", sealed.parse_sealed, (errors.Corrupt,), sealed.check_sealed, ("\x28",), max_bytes=8192),
+    Target("sealed-index", sealed.parse_index, (Malformed,), sealed.check_index,
+           ('{"p2pfs":"index","version":1}\n', '{"dir":"', '{"end":true}\n', '{"file":"', '{"link":"', '"target":"',
+            '"size":', '"key":"', '"}\n', "..", "/", *_JSON)),
     # files, and who shows a certificate
     Target("key", files.parse_key, (errors.Refused,), certificates.public_bytes, ("-----BEGIN ", "-----END "), 1024),
     Target("journal", files.parse_journal, (Malformed,), files.check_journal, (*Pin._fields, "meta", *_JSON)),

@@ -128,6 +128,8 @@ def _row(row: dict[str, Any]) -> Row:
     try:
         kind = _SHAPES[tuple(sorted(row))]
         if kind == "leave":
+            if row["end"] is not True:
+                raise ValueError("an end")
             return Row("leave")
         name = _text(row[{"enter": "dir", "file": "file", "symlink": "link"}[kind]])
         check_name(name.encode("utf-8"))

@@ -1,6 +1,6 @@
 """Makes tink.json with Tink for Python, which shares no code with p2pfs, and has it open what p2pfs seals.
 
-    python -m venv .tink && .tink/bin/pip install 'tink==1.16.1' pycryptodome
+    python -m venv .tink && .tink/bin/pip install 'tink==1.16.1' 'cryptography>=44.0.1'
     .tink/bin/python tests/vectors/crypt/make.py
 
 Run from the checkout. Inputs are generated, outputs are Tink's.
