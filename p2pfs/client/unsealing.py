@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ from p2pfs.crypt.segments import HEADER_BYTES, Cipher, Segment
 
 SPOOL_BYTES = 1024 * 1024
 """So much of an index stays in memory, sealed; more goes to a temporary file without a name."""
+
+FLUSH_BYTES = 64 * 1024 * 1024
+"""As often a file that comes is written to the disk, beside the work: the last sync finds little left then."""
 
 
 class SealedFile(NamedTuple):
@@ -113,16 +117,29 @@ def read_into(
 ) -> None:
     """Make a descriptor's file equal to the plain content, from the start. After a failure it is empty."""
     os.ftruncate(fd, 0)
-    done = 0
+    done = flushed = 0
+    flush: Future[None] | None = None
     try:
-        for piece in read(calls, file, 0, None, deadline, fd, threads):
-            done += len(piece)
-            if progress is not None:
-                progress(Progress(done, file.size))
+        # Its thread starts with the first flush: a small file has none.
+        with ThreadPoolExecutor(1, "flush") as pool:
+            for piece in read(calls, file, 0, None, deadline, fd, threads):
+                done += len(piece)
+                if progress is not None:
+                    progress(Progress(done, file.size))
+                if done - flushed >= FLUSH_BYTES and (flush is None or flush.done()):
+                    _check(flush)
+                    flush, flushed = pool.submit(os.fdatasync, fd), done
+        _check(flush)
     except BaseException:
         # Threads write where it is their segment's turn: there is no telling what is there, and nothing to go on with.
         os.ftruncate(fd, 0)
         raise
+
+
+def _check(flush: Future[None] | None) -> None:
+    """Raises what a flush met: the system tells it once only, so the sync at the end would not."""
+    if flush is not None:
+        flush.result()
 
 
 def open_small(data: memoryview, key: bytes, size: int) -> memoryview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -476,6 +477,22 @@ def test_a_node_that_sends_too_little_or_too_much(node: FakeNode, client: Client
         with pytest.raises(errors.ProtocolError):
             client.get(link, "back")
     assert os.listdir() == ["f"]
+
+
+def test_a_disk_that_fails_meanwhile_ends_a_get(
+    client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(here / "f", 5 * OTHER)
+    link = link_of(client, here / "f")
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(unsealing, "FLUSH_BYTES", OTHER)
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(errors.P2pfsError, match="input/output error"):
+        client.get(link, "back")
+    assert "back" not in os.listdir()
 
 
 # --- the parts ---------------------------------------------------------------------------------------
