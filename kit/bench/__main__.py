@@ -21,6 +21,7 @@ from kit.bench.attack import attack
 from kit.bench.auditing import audit
 from kit.bench.bench import FULL_MIB, Bench
 from kit.bench.crowd import crowd
+from kit.bench.delay import delay
 from kit.bench.four_clients import four
 from kit.bench.growth import doubling, sparse
 from kit.bench.healing import heal
@@ -34,7 +35,7 @@ from kit.bench.three_nodes import far, three
 ROWS: dict[str, Callable[[Bench], None]] = {
     row.__name__: row for row in (loopback, ids, ready, overhead, one, three, far, small, crowd, four)
 }
-SLOW: dict[str, Callable[[Bench], None]] = {row.__name__: row for row in (heal, audit, doubling, sparse, attack)}
+SLOW: dict[str, Callable[[Bench], None]] = {row.__name__: row for row in (heal, audit, doubling, sparse, attack, delay)}
 """Minutes for each run: only when asked for."""
 
 
