@@ -31,11 +31,12 @@ from kit.bench.small_files import small
 from kit.bench.starting import overhead, ready
 from kit.bench.table import HEAD, line
 from kit.bench.three_nodes import far, three
+from kit.bench.workers import workers
 
 ROWS: dict[str, Callable[[Bench], None]] = {
     row.__name__: row for row in (loopback, ids, ready, overhead, one, three, far, small, crowd, four)
 }
-SLOW: dict[str, Callable[[Bench], None]] = {row.__name__: row for row in (heal, audit, doubling, sparse, attack, delay)}
+SLOW: dict[str, Callable[[Bench], None]] = {row.__name__: row for row in (heal, audit, doubling, sparse, attack, delay, workers)}
 """Minutes for each run: only when asked for."""
 
 
