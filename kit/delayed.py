@@ -17,6 +17,8 @@ import subprocess
 import threading
 import time
 
+from kit.processes import run
+
 TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 CSUM_AND_TSO = 0x01 | 0x02 | 0x04
@@ -25,13 +27,6 @@ HEADER_BYTES = 10
 PACKET_BYTES = HEADER_BYTES + 65536
 TURN = 64
 """Packets read from one device before the others have their turn."""
-
-
-def run(*command: str) -> None:
-    """A system tool. Raises RuntimeError with what it said."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 class Delayed:

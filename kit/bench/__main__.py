@@ -36,7 +36,9 @@ from kit.bench.workers import workers
 ROWS: dict[str, Callable[[Bench], None]] = {
     row.__name__: row for row in (loopback, ids, ready, overhead, one, three, far, small, crowd, four)
 }
-SLOW: dict[str, Callable[[Bench], None]] = {row.__name__: row for row in (heal, audit, doubling, sparse, attack, delay, workers)}
+SLOW: dict[str, Callable[[Bench], None]] = {
+    row.__name__: row for row in (heal, audit, doubling, sparse, attack, delay, workers)
+}
 """Minutes for each run: only when asked for."""
 
 

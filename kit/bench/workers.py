@@ -25,7 +25,7 @@ from kit.bench.bench import Bench, cli
 from kit.bench.machine import random_file, small_tree
 from kit.bench.table import Row, Work
 from kit.cluster import ROOT, Cluster
-from kit.processes import MIB, cpu_s, peak_mib, reset_peak
+from kit.processes import MIB, cpu_s, peak_mib
 
 THREADS = 8
 """As many as a node has; two processes have half of them each."""

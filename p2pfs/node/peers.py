@@ -14,9 +14,10 @@ from typing import TypeVar
 from prometheus_client import Counter
 
 from p2pfs import errors, green, metrics
-from p2pfs.core import batches
+from p2pfs.core import batches, window
 from p2pfs.core.cid import CID
 from p2pfs.core.membership import Member
+from p2pfs.core.window import Window
 from p2pfs.net.connection import Connection, connect
 from p2pfs.node.batcher import Batcher
 from p2pfs.node.hello import Caller, Hello, hello
@@ -26,8 +27,8 @@ from p2pfs.store.base import Outcome
 T = TypeVar("T")
 SmallBlock = tuple[CID, bytes]
 
-LANES = {"probe": 2, "catalog": 1, "bulk": 4}
-"""Connections to one member, by lane."""
+LANES = {"probe": 2, "catalog": 1}
+"""Connections to one member, by lane; those of `bulk` follow its delay (`core/window.py`)."""
 CONNECT_S = 3.0
 BULK_ANSWER_S = 15.0
 """Until the first byte of an answer to HAVE, PUT, GET: the other end waits for a buffer and a disk at most."""
@@ -55,7 +56,10 @@ class Peer:
         self.member = member
         self._caller = caller
         self._context = context
+        self.window = Window()
+        """How many blocks travel at once, as the probes measure the way."""
         self._lanes = {name: Lane(self._open, size) for name, size in LANES.items()}
+        self._lanes["bulk"] = Lane(self._open, window.MOST, lambda: self.window.size)
         self._renewals: Batcher[CID, bool] = Batcher(
             group, f"have-{member.name}", lambda cids: self.have("renew", cids), HAVE_BATCH
         )
