@@ -45,6 +45,10 @@ class Delayed:
         """The address in the namespace of that number, 0 for the first."""
         return f"10.78.0.{number + 1}"
 
+    def inside(self, number: int) -> list[str]:
+        """What a command begins with that is to run there."""
+        return ["ip", "netns", "exec", self.names[number]]
+
     def __enter__(self) -> Delayed:
         try:
             for number, name in enumerate(self.names):

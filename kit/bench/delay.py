@@ -6,46 +6,25 @@ the last takes it over two.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from kit.bench.bench import Bench, cli, far_cluster
 from kit.bench.machine import random_file
+from kit.bench.plain import plain_s
 from kit.bench.table import Row, Series, bytes_of_work
 from kit.cluster import Cluster
 from kit.delayed import Delayed
 from kit.processes import MIB
+from p2pfs.core.window import LEAST, MOST
 
 FILE_MIB = 256
 ROUND_TRIPS_MS = (0, 10, 50, 100)
-STREAMS = 8
-"""As many as a get has connections to its two holders."""
+PLAIN = {
+    (1, "all"): "one stream", (MOST, "all"): "streams",
+    (LEAST, "each"): "block and answer", (MOST, "each"): "block and answer",
+}
+"""Connections, what each of them waits for, and what that is like. The last two are the least and the widest window."""
 PORT = 4801
-
-RECEIVE = """
-import socket, sys, threading, time
-def drain(connection):
-    buffer = bytearray(1 << 20)
-    while connection.recv_into(buffer):
-        pass
-listener = socket.create_server(("", 5001))
-print("ready", flush=True)
-threads = [threading.Thread(target=drain, args=(listener.accept()[0],)) for _ in range(int(sys.argv[1]))]
-begin = time.monotonic()
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print(time.monotonic() - begin)
-"""
-SEND = """
-import socket, sys, threading
-def send(connection):
-    for _ in range(int(sys.argv[3])):
-        connection.sendall(bytes(1 << 20))
-    connection.close()
-connections = [socket.create_connection((sys.argv[1], 5001)) for _ in range(int(sys.argv[2]))]
-for connection in connections: threading.Thread(target=send, args=(connection,)).start()
-"""
 
 
 def delay(bench: Bench) -> None:
@@ -59,18 +38,22 @@ def _at(bench: Bench, round_trip_ms: int) -> None:
     work = bytes_of_work(size)
     store = Series(f"{round_trip_ms} ms: store, 2 copies, {size // MIB} MiB", work, "one TCP stream")
     get = Series(f"{round_trip_ms} ms: get where none is", work, "one TCP stream")
-    many = []
+    plain: dict[tuple[int, str], list[float]] = {}
     for _ in range(bench.runs):
-        with bench.place(keep=True) as place, Delayed(3, round_trip_ms / 1000) as links, far(place, links) as cluster:
+        with bench.place(keep=True) as place, Delayed(3, round_trip_ms / 1000) as links:
             bench.warm()
             file = random_file(place / "data.bin", size)
-            one_s = tcp_s(links, 1, size)
-            many.append(work.amount / tcp_s(links, STREAMS, size))
-            store.add(cli(cluster, 0, "store", str(file)), one_s)
-            get.add(cli(cluster, 2, "get", file.name, "-o", str(place / "back")), one_s)
+            for connections, waits in PLAIN:
+                seconds = plain_s(links.inside(2), links.inside(0), links.ip(2), connections, size // MIB, waits)
+                plain.setdefault((connections, waits), []).append(seconds)
+            with far(place, links) as cluster:
+                store.add(cli(cluster, 0, "store", str(file)), plain[1, "all"][-1])
+                get.add(cli(cluster, 2, "get", file.name, "-o", str(place / "back")), plain[1, "all"][-1])
     bench.add(store.row())
     bench.add(get.row())
-    bench.add(Row(f"({round_trip_ms} ms: {STREAMS} plain TCP streams together)", work.unit, many))
+    for (connections, waits), times in plain.items():
+        what = f"({round_trip_ms} ms: plain TCP, {connections} connections, {PLAIN[connections, waits]})"
+        bench.add(Row(what, work.unit, [work.amount / seconds for seconds in times]))
 
 
 def far(place: Path, links: Delayed) -> Cluster:
@@ -78,19 +61,7 @@ def far(place: Path, links: Delayed) -> Cluster:
     cluster = far_cluster(place)
     for number, node in enumerate(cluster):
         node.address = node.options["node.listen"] = f"{links.ip(number)}:{PORT}"
-        node.prefix = ["ip", "netns", "exec", links.names[number]]
+        node.prefix = links.inside(number)
     for node in cluster.nodes[1:]:
         node.options["cluster.seeds"] = cluster[0].address
     return cluster
-
-
-def tcp_s(links: Delayed, streams: int, size: int) -> float:
-    """Seconds for so many bytes from the first namespace to the last by plain TCP, from the first connection on."""
-    def inside(number: int, script: str, *arguments: str) -> list[str]:
-        return ["ip", "netns", "exec", links.names[number], sys.executable, "-c", script, *arguments]
-
-    with subprocess.Popen(inside(2, RECEIVE, str(streams)), stdout=subprocess.PIPE, text=True) as receiver:
-        assert receiver.stdout is not None
-        receiver.stdout.readline()
-        subprocess.run(inside(0, SEND, links.ip(2), str(streams), str(size // MIB // streams)), check=True)
-        return float(receiver.stdout.read())
