@@ -47,6 +47,10 @@ def _at(bench: Bench, round_trip_ms: int) -> None:
                 seconds = plain_s(links.inside(2), links.inside(0), links.ip(2), connections, size // MIB, waits)
                 plain.setdefault((connections, waits), []).append(seconds)
             with far(place, links) as cluster:
+                # Connections are open then, and the way is known: what is measured is the way, not the first seconds.
+                before = random_file(place / "before.bin", size // 8)
+                cli(cluster, 0, "store", str(before))
+                cli(cluster, 2, "get", before.name, "-o", str(place / "before.back"))
                 store.add(cli(cluster, 0, "store", str(file)), plain[1, "all"][-1])
                 get.add(cli(cluster, 2, "get", file.name, "-o", str(place / "back")), plain[1, "all"][-1])
     bench.add(store.row())

@@ -139,9 +139,9 @@ class Peer:
 
     def get_block(self, cid: CID, into: memoryview) -> int:
         """The block's bytes into the buffer, unverified; returns their number. Raises NotFound and the like."""
-        return self._timed(metrics.BLOCKS_FETCHED, 1, lambda: self.call(
-            "bulk", lambda it: it.request_into(into, "GET", cid, first_byte_s=BULK_ANSWER_S)
-        ))
+        return self._move(
+            metrics.BLOCKS_FETCHED, 1, lambda it: it.request_into(into, "GET", cid, first_byte_s=BULK_ANSWER_S)
+        )
 
     def put_block(self, cid: CID, data: memoryview) -> int | None:
         """Make the block durable there; its age token when it is new, None when it was there. Raises NoSpace."""
@@ -152,13 +152,14 @@ class Peer:
                 raise outcome
             return outcome
 
-        return self._timed(metrics.BLOCKS_SENT, 1, lambda: self.call("bulk", put))
+        return self._move(metrics.BLOCKS_SENT, 1, put)
 
     def put_blocks(self, blocks: list[SmallBlock]) -> list[Outcome]:
         """Make small blocks durable there, in one message; what became of each, as `BlockStore.put_many` has it."""
-        answer = self._timed(metrics.BLOCKS_SENT, len(blocks), lambda: self.call(
-            "bulk", lambda it: it.request("PUTS", body=batches.pack(blocks), first_byte_s=BULK_ANSWER_S)
-        ))
+        body = batches.pack(blocks)
+        answer = self._move(
+            metrics.BLOCKS_SENT, len(blocks), lambda it: it.request("PUTS", body=body, first_byte_s=BULK_ANSWER_S)
+        )
         return batches.parse_outcomes(answer, len(blocks))
 
     def put_small(self, cid: CID, data: bytes) -> int | None:
@@ -176,9 +177,10 @@ class Peer:
 
     def get_blocks(self, cids: list[CID]) -> dict[CID, memoryview]:
         """Those of up to `batches.MOST` small blocks that are there, unverified."""
-        answer = self._timed(metrics.BLOCKS_FETCHED, len(cids), lambda: self.call(
-            "bulk", lambda it: it.request("GETS", body=batches.pack_cids(cids), first_byte_s=BULK_ANSWER_S)
-        ))
+        body = batches.pack_cids(cids)
+        answer = self._move(
+            metrics.BLOCKS_FETCHED, len(cids), lambda it: it.request("GETS", body=body, first_byte_s=BULK_ANSWER_S)
+        )
         return dict(batches.unpack(memoryview(answer)))
 
     def avoid(self, why: str) -> None:
@@ -207,12 +209,19 @@ class Peer:
         """What it did wrong in the last minute, for people; empty for nothing."""
         return self.last_error if time.monotonic() - self._trouble_at < TROUBLE_S else ""
 
-    def _timed(self, counter: Counter, blocks: int, move: Callable[[], T]) -> T:
-        """Move blocks: they are counted, and `answer_s` learns from it."""
+    def _move(self, counter: Counter, blocks: int, use: Callable[[Connection], T]) -> T:
+        """Move blocks over a connection: they are counted, `answer_s` and the window learn from it."""
+        def travel(connection: Connection) -> T:
+            sent = time.monotonic()
+            try:
+                return use(connection)
+            finally:
+                self.window.note_block(time.monotonic() - sent)
+
         self.in_flight += 1
         begin = time.monotonic()
         try:
-            moved = move()
+            moved = self.call("bulk", travel)
         except errors.P2pfsError as error:
             counter.labels(error.token).inc(blocks)
             raise
