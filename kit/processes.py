@@ -28,6 +28,13 @@ class Cost(NamedTuple):
     client_mib: float
 
 
+def run(*command: str) -> None:
+    """A system tool. Raises RuntimeError with what it said."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
 def family(pid: int) -> list[int]:
     """A process and all that descend from it and live."""
     found = [pid]

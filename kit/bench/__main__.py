@@ -21,6 +21,7 @@ from kit.bench.attack import attack
 from kit.bench.auditing import audit
 from kit.bench.bench import FULL_MIB, Bench
 from kit.bench.crowd import crowd
+from kit.bench.delay import delay
 from kit.bench.encrypted import encrypted
 from kit.bench.four_clients import four
 from kit.bench.growth import doubling, sparse
@@ -31,11 +32,14 @@ from kit.bench.small_files import small
 from kit.bench.starting import overhead, ready
 from kit.bench.table import HEAD, line
 from kit.bench.three_nodes import far, three
+from kit.bench.workers import workers
 
 ROWS: dict[str, Callable[[Bench], None]] = {
     row.__name__: row for row in (loopback, ids, ready, overhead, one, encrypted, three, far, small, crowd, four)
 }
-SLOW: dict[str, Callable[[Bench], None]] = {row.__name__: row for row in (heal, audit, doubling, sparse, attack)}
+SLOW: dict[str, Callable[[Bench], None]] = {
+    row.__name__: row for row in (heal, audit, doubling, sparse, attack, delay, workers)
+}
 """Minutes for each run: only when asked for."""
 
 

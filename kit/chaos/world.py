@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kit.cluster import Cluster, Node
+from kit.processes import run
 
 DISK_BYTES = 3 << 30
 """Limit of each node's own disk, where it has one: memory, as far as it is filled."""
@@ -34,13 +35,6 @@ real, real_ns = time.time, time.time_ns
 time.time = lambda: real() + struct.unpack("d", ahead[:])[0]
 time.time_ns = lambda: real_ns() + int(1e9 * struct.unpack("d", ahead[:])[0])
 """
-
-
-def run(*command: str) -> None:
-    """A system tool. Raises RuntimeError with what it said."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 class World:

@@ -117,7 +117,7 @@ class Node:
     max_connections: int = _option(
         kinds.integer(8, 100_000), "512",
         """Connections that are accepted at once, from peers and clients together; one more is refused. Each other
-        node keeps up to 7 of them.""",
+        node keeps up to 7 of them, up to 15 if it is over 17 ms away.""",
     )
 
 

@@ -249,7 +249,10 @@ class Gossip:
         body = self.say_news(peer.member)
 
         def use(connection: Connection) -> bytes:
-            return connection.request("PING", body=body, first_byte_s=timeout_s)
+            begin = time.monotonic()
+            answer = connection.request("PING", body=body, first_byte_s=timeout_s)
+            peer.window.note(time.monotonic() - begin)
+            return answer
 
         with green.deadline(timeout_s, f"PING of {peer.member.name}"):
             answer = peer.call("probe", use, timeout_s)

@@ -6,6 +6,7 @@ unless the exception is an ordinary answer of the peer.
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -22,16 +23,22 @@ IDLE_S = 120.0
 class Lane:
     """The connections of one kind to one member."""
 
-    def __init__(self, open_one: Callable[[], Connection], size: int) -> None:
+    def __init__(self, open_one: Callable[[], Connection], most: int, size: Callable[[], int] | None = None) -> None:
+        """`size`: how many may be in use as of now, up to `most`; without it, `most`."""
         self._open = open_one
-        self._slots = green.Semaphore(size)
-        self._idle: list[tuple[float, Connection]] = []
+        self._most = most
+        self._size = size or (lambda: most)
+        self._slots = green.Semaphore(most)
+        self._withheld = 0
+        """Slots that nobody may have, since the lane is narrower than it may be."""
+        self._idle: collections.deque[tuple[float, Connection]] = collections.deque()
         self._busy: set[Connection] = set()
         self._retired = 0
         """How many times: a connection from before the last time is not used again."""
 
     def use(self, use: Callable[[Connection, bool], T], wait_s: float) -> T:
         """Call `use` with a connection of its own, and whether it was used before. Raises DeadlinePassed for none."""
+        self._follow()
         if not self._slots.acquire(timeout=wait_s):
             raise errors.DeadlinePassed(f"no connection became free within {wait_s:g} s")
         connection, retired = None, self._retired
@@ -46,14 +53,33 @@ class Lane:
         finally:
             if connection is not None:
                 self._let_go(connection, retired == self._retired)
+            self._leave()
+
+    def _follow(self) -> None:
+        """Withhold as many slots as the lane is narrower now than it may be, as far as they are free."""
+        wanted = self._most - self._size()
+        while self._withheld < wanted and self._slots.acquire(blocking=False):
+            self._withheld += 1
+        while self._withheld > wanted:
+            self._withheld -= 1
+            self._slots.release()
+
+    def _leave(self) -> None:
+        # A lane that is used without a pause becomes narrower here.
+        if self._withheld < self._most - self._size():
+            self._withheld += 1
+        else:
             self._slots.release()
 
     def _let_go(self, connection: Connection, is_current: bool) -> None:
         self._busy.discard(connection)
-        if is_current and not connection.is_broken:
-            self._idle.append((time.monotonic(), connection))
-        else:
+        if not is_current or connection.is_broken:
             connection.close()
+            return
+        now = time.monotonic()
+        self._idle.append((now, connection))
+        while now - self._idle[0][0] >= IDLE_S:
+            self._idle.popleft()[1].close()
 
     def _take(self) -> tuple[Connection, bool]:
         while self._idle:

@@ -14,9 +14,10 @@ from typing import TypeVar
 from prometheus_client import Counter
 
 from p2pfs import errors, green, metrics
-from p2pfs.core import batches
+from p2pfs.core import batches, window
 from p2pfs.core.cid import CID
 from p2pfs.core.membership import Member
+from p2pfs.core.window import Window
 from p2pfs.net.connection import Connection, connect
 from p2pfs.net.tls import Party, Refusal
 from p2pfs.node.batcher import Batcher
@@ -29,8 +30,8 @@ SmallBlock = tuple[CID, bytes]
 Connect = Callable[[str, str | None], Connection]
 """To an address; who is there must have that id."""
 
-LANES = {"probe": 2, "catalog": 1, "bulk": 4}
-"""Connections to one member, by lane."""
+LANES = {"probe": 2, "catalog": 1}
+"""Connections to one member, by lane; those of `bulk` follow its delay (`core/window.py`)."""
 CONNECT_S = 3.0
 BULK_ANSWER_S = 15.0
 """Until the first byte of an answer to HAVE, PUT, GET: the other end waits for a buffer and a disk at most."""
@@ -58,7 +59,10 @@ class Peer:
         self.member = member
         self._caller = caller
         self._connect = connect
+        self.window = Window()
+        """How many blocks travel at once, as the probes measure the way."""
         self._lanes = {name: Lane(self._open, size) for name, size in LANES.items()}
+        self._lanes["bulk"] = Lane(self._open, window.MOST, lambda: self.window.size)
         self._renewals: Batcher[CID, bool] = Batcher(
             group, f"have-{member.name}", lambda cids: self.have("renew", cids), HAVE_BATCH
         )
@@ -138,9 +142,9 @@ class Peer:
 
     def get_block(self, cid: CID, into: memoryview) -> int:
         """The block's bytes into the buffer, unverified; returns their number. Raises NotFound and the like."""
-        return self._timed(metrics.BLOCKS_FETCHED, 1, lambda: self.call(
-            "bulk", lambda it: it.request_into(into, "GET", cid, first_byte_s=BULK_ANSWER_S)
-        ))
+        return self._move(
+            metrics.BLOCKS_FETCHED, 1, lambda it: it.request_into(into, "GET", cid, first_byte_s=BULK_ANSWER_S)
+        )
 
     def put_block(self, cid: CID, data: memoryview) -> int | None:
         """Make the block durable there; its age token when it is new, None when it was there. Raises NoSpace."""
@@ -151,13 +155,14 @@ class Peer:
                 raise outcome
             return outcome
 
-        return self._timed(metrics.BLOCKS_SENT, 1, lambda: self.call("bulk", put))
+        return self._move(metrics.BLOCKS_SENT, 1, put)
 
     def put_blocks(self, blocks: list[SmallBlock]) -> list[Outcome]:
         """Make small blocks durable there, in one message; what became of each, as `BlockStore.put_many` has it."""
-        answer = self._timed(metrics.BLOCKS_SENT, len(blocks), lambda: self.call(
-            "bulk", lambda it: it.request("PUTS", body=batches.pack(blocks), first_byte_s=BULK_ANSWER_S)
-        ))
+        body = batches.pack(blocks)
+        answer = self._move(
+            metrics.BLOCKS_SENT, len(blocks), lambda it: it.request("PUTS", body=body, first_byte_s=BULK_ANSWER_S)
+        )
         return batches.parse_outcomes(answer, len(blocks))
 
     def put_small(self, cid: CID, data: bytes) -> int | None:
@@ -175,9 +180,10 @@ class Peer:
 
     def get_blocks(self, cids: list[CID]) -> dict[CID, memoryview]:
         """Those of up to `batches.MOST` small blocks that are there, unverified."""
-        answer = self._timed(metrics.BLOCKS_FETCHED, len(cids), lambda: self.call(
-            "bulk", lambda it: it.request("GETS", body=batches.pack_cids(cids), first_byte_s=BULK_ANSWER_S)
-        ))
+        body = batches.pack_cids(cids)
+        answer = self._move(
+            metrics.BLOCKS_FETCHED, len(cids), lambda it: it.request("GETS", body=body, first_byte_s=BULK_ANSWER_S)
+        )
         return dict(batches.unpack(memoryview(answer)))
 
     def avoid(self, why: str) -> None:
@@ -206,12 +212,19 @@ class Peer:
         """What it did wrong in the last minute, for people; empty for nothing."""
         return self.last_error if time.monotonic() - self._trouble_at < TROUBLE_S else ""
 
-    def _timed(self, counter: Counter, blocks: int, move: Callable[[], T]) -> T:
-        """Move blocks: they are counted, and `answer_s` learns from it."""
+    def _move(self, counter: Counter, blocks: int, use: Callable[[Connection], T]) -> T:
+        """Move blocks over a connection: they are counted, `answer_s` and the window learn from it."""
+        def travel(connection: Connection) -> T:
+            sent = time.monotonic()
+            try:
+                return use(connection)
+            finally:
+                self.window.note_block(time.monotonic() - sent)
+
         self.in_flight += 1
         begin = time.monotonic()
         try:
-            moved = move()
+            moved = self.call("bulk", travel)
         except errors.P2pfsError as error:
             counter.labels(error.token).inc(blocks)
             raise
