@@ -32,7 +32,7 @@ HANDSHAKES_PER_S = 20.0
 HANDSHAKES_AT_ONCE = 250
 """New connections from one address that may come at once after a rest."""
 CONNECTIONS_PER_MEMBER = 32
-"""Of one member, or of all clients at one address; a member that is well has 7."""
+"""Of one member, or of all clients at one address; a member that is well has 7, one that is far away up to 15."""
 SHARE_OF_ADDRESS = 2
 """One address has at most one part in so many of `[node] max_connections`."""
 HOSTS = 4096
