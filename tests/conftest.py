@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("p2pfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("p2pfs")
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """A key file for encrypted content, as its owner has it."""
+    path = tmp_path / "key"
+    path.write_bytes(os.urandom(32))
+    path.chmod(0o600)
+    return path

@@ -7,8 +7,6 @@ import time
 from p2pfs.cli.call import Call, plain
 
 YEAR_S = 365 * 24 * 3600.0
-
-
 ROTATE = (
     "It knows the cluster's secret and can come back with another identity: replace the secret now "
     "(docs/OPERATIONS.md, A stolen machine)."

@@ -4,7 +4,6 @@ Every node derives the same authority: an Ed25519 key by HKDF-SHA256 (RFC 5869) 
 fixed names, serial and dates, which is byte-identical everywhere, since Ed25519 signatures are deterministic.
 An id, a node's or a client's, is the hash of its public key, in whatever certificate that key is. A client's role is an
 organizational unit of the subject, `p2pfs-read` say: any authority can issue such certificates.
-A node's id is the hash of its public key, in whatever certificate that key is.
 An invitation's token is a secret as well, and its authority vouches for the node and the guest to each other.
 """
 
@@ -73,7 +72,7 @@ class Authority(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As `issuer_of` gives it for whatever it issued."""
+        """As `read` gives it for whatever it issued."""
         return self.certificate.subject.rfc4514_string()
 
     @property
@@ -194,8 +193,8 @@ def requested_key(pem: bytes) -> PublicKey:
         made = x509.load_pem_x509_csr(pem)
         key = made.public_key()
         is_proven = made.is_signature_valid
-    except (UnsupportedAlgorithm, TypeError) as error:
-        raise ValueError(str(error)) from None
+    except _STRANGE as error:
+        raise ValueError(f"it is of an unknown kind: {str(error)[:80]}") from None
     if not isinstance(key, PublicKey):
         raise ValueError("its key is not an Ed25519 key")
     if not is_proven:
@@ -211,6 +210,8 @@ class Bearer(NamedTuple):
     """A client's user id, a member's common name; the first one, or empty."""
     rights: Right | None
     """A client's; None for a member."""
+    issuer: str
+    """The name of the authority that issued it (RFC 4514)."""
 
 
 def read(der: bytes) -> Bearer:
@@ -224,16 +225,16 @@ def read(der: bytes) -> Bearer:
         public = certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        subject = certificate.subject
+        subject, issuer = certificate.subject, certificate.issuer.rfc4514_string()
     except _STRANGE as error:
         raise ValueError(f"a version, key or name of an unknown kind: {str(error)[:80]}") from None
     names = _values(subject, NameOID.COMMON_NAME)
     units = map(_plain, _values(subject, NameOID.ORGANIZATIONAL_UNIT_NAME))
     roles = [unit.removeprefix(ROLE) for unit in units if unit.startswith(ROLE)]
     if not roles and CLIENT not in map(_plain, names):
-        return Bearer(node_id_of(public), "".join(names[:1]), None)
+        return Bearer(node_id_of(public), "".join(names[:1]), None, issuer)
     name = "".join(_values(subject, NameOID.USER_ID)[:1])
-    return Bearer(node_id_of(public), name, rights.of_roles(roles or ["read"]))
+    return Bearer(node_id_of(public), name, rights.of_roles(roles or ["read"]), issuer)
 
 
 def _values(subject: x509.Name, oid: x509.ObjectIdentifier) -> list[str]:
@@ -248,11 +249,6 @@ def _plain(name: str) -> str:
 def read_pem(pem: bytes) -> Bearer:
     """As `read`, of the first certificate in a PEM file. Raises ValueError."""
     return read(x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER))
-
-
-def issuer_of(der: bytes) -> str:
-    """The name of the authority that issued a certificate (RFC 4514). Raises ValueError."""
-    return x509.load_der_x509_certificate(der).issuer.rfc4514_string()
 
 
 def invitation_of(issuer: str) -> str | None:

@@ -221,13 +221,13 @@ def party_of(secure: ssl.SSLSocket) -> Party:
         host, port = secure.getpeername()[:2]
         if der is None:
             raise ValueError("none")
-        bearer, issuer = certificates.read(der), certificates.issuer_of(der)
+        bearer = certificates.read(der)
     except (OSError, ValueError) as error:
         raise errors.IdentityRefused(f"no certificate at the other end that can be read: {error}") from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    invited = certificates.invitation_of(issuer)
+    invited = certificates.invitation_of(bearer.issuer)
     if invited is not None:
-        return Party(invited, "guest", address, rights.OF_GUEST, issuer)
+        return Party(invited, "guest", address, rights.OF_GUEST, bearer.issuer)
     if bearer.rights is None:
-        return Party(bearer.id, "member", address, rights.OF_MEMBER, issuer)
-    return Party(bearer.id, "client", address, bearer.rights, issuer)
+        return Party(bearer.id, "member", address, rights.OF_MEMBER, bearer.issuer)
+    return Party(bearer.id, "client", address, bearer.rights, bearer.issuer)

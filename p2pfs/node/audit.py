@@ -249,12 +249,9 @@ class Audit:
 
     def _look_at_recent(self) -> bool:
         """Pins that came since the last walk: only what they want is looked at. False: it takes a walk."""
-        news = self._wanting.enter_recent()
-        if news is None:
-            return False
-        self._count_news(news)
+        is_known = self._wanting.enter_recent(self._count_news)
         self.repair.wake()
-        return True
+        return is_known
 
     def _count_news(self, news: News) -> None:
         self._standing.add(news.new)
@@ -309,8 +306,6 @@ class Audit:
         collection = self._collection
         if obstacle := collection.obstacle() or collection.meet_all() or collection.obstacle():
             return obstacle
-        found = self._wanting.enter_recent()
-        if found is None:
+        if not self._wanting.enter_recent(self._count_news):
             return "pins that just came could not be walked yet"
-        self._count_news(found)
         return ""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from p2pfs.core.audit import Live
 from p2pfs.core.multihash import Multihash
 from p2pfs.core.pins import Pin
-from p2pfs.node.backlog import part_of
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
@@ -23,12 +21,17 @@ INVENTORY_BYTES = 8 * 1024 * 1024
 """Of memory, about 200,000 blocks; more go to files in `temp`."""
 RECENT_MOST = 10_000
 """Pins that are looked at one by one when they arrive; if there are more at once, all are walked."""
+SLICE = 1024
+"""Blocks of them that are entered together, some KiB each while they are."""
 PAGE = 250
 """Pins that are walked together, and between two reports of progress."""
 
 
 class News(NamedTuple):
-    """What pins want that came since the last walk, as far as it was not wanted before: that is counted already."""
+    """What pins want that came since the last walk, or a slice of it, as far as it was not wanted before.
+
+    What was wanted before is counted already.
+    """
 
     new: dict[Multihash, Live]
     """Blocks that no pin wanted so far."""
@@ -90,27 +93,26 @@ class Wanting:
             marking.mark(page)
             after = page[-1]
 
-    def enter_recent(self) -> News | None:
-        """Enter the pins that came; what they want anew.
+    def enter_recent(self, tell: Callable[[News], None]) -> bool:
+        """Enter the pins that came, and `tell` what they want anew, a slice at a time: one pin may want millions.
 
-        None: it takes a walk, since one of them cannot be read, or they were too many.
+        False: it takes a walk, since one of them cannot be read, or they were too many.
         """
         pins, self._recent = self._recent, []
         if self._is_overrun:
-            return None
-        found: dict[Multihash, Live] = {}
+            return False
         if not pins or self.inventory is None:
-            return News({}, False)
-
-        def add(lives: list[Live]) -> None:
-            for live in lives:
-                found[live.block] = _merged(live, found.get(live.block))
-
-        with self._buffers.buffer() as view:
-            marking = Marking(self._local, self._fetcher, view, add)
-            marking.mark(pins)
-        news = self._local.run(_enter, self.inventory, found)
-        return None if marking.unreadable or self._is_overrun else news  # more may have come meanwhile
+            return True
+        fresh = self._local.run(Inventory, self._folder / "inventory-recent", INVENTORY_BYTES)
+        try:
+            with self._buffers.buffer() as view:
+                marking = Marking(self._local, self._fetcher, view, fresh.add)
+                marking.mark(pins)
+            for buckets in fresh.slices(SLICE):
+                tell(self._local.run(_enter, self.inventory, fresh, buckets))
+        finally:
+            self._local.run(fresh.close)
+        return not (marking.unreadable or self._is_overrun)  # more may have come meanwhile
 
     def close(self) -> None:
         """Let go of the inventory."""
@@ -119,23 +121,14 @@ class Wanting:
             self.inventory = None
 
 
-def _merged(live: Live, other: Live | None) -> Live:
-    """What two pins want of a block together."""
-    if other is None:
-        return live
-    return live._replace(copies=max(live.copies, other.copies), is_branch=live.is_branch or other.is_branch)
-
-
-def _enter(inventory: Inventory, found: dict[Multihash, Live]) -> News:
-    """Enter these blocks. Runs in a native thread."""
-    parts: dict[int, list[Live]] = collections.defaultdict(list)
-    for live in found.values():
-        parts[part_of(live.block)].append(live)
+def _enter(inventory: Inventory, fresh: Inventory, buckets: Iterable[int]) -> News:
+    """Enter what is in these buckets of `fresh`. Runs in a native thread."""
     new: dict[Multihash, Live] = {}
     raised: list[Live] = []
-    for part, lives in parts.items():
-        known = inventory.find(part, {live.block for live in lives})
-        for live in lives:
+    for bucket in buckets:
+        lives = fresh.bucket(bucket)
+        known = inventory.find(bucket, lives)
+        for live in lives.values():
             before = known.get(live.block)
             if before is None or not before.copies:
                 new[live.block] = live

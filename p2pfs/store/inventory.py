@@ -107,6 +107,21 @@ class Inventory:
                 found[live.block] = _merged(live, found.get(live.block, live))
         return found
 
+    def slices(self, most: int) -> Iterator[list[int]]:
+        """The buckets that hold something, several together as long as they are of fewer than `most` records."""
+        gathered: list[int] = []
+        records = 0
+        for number in range(BUCKETS):
+            size = (self._written[number] + len(self._waiting[number])) // _RECORD.size
+            if gathered and size and records + size > most:
+                yield gathered
+                gathered, records = [], 0
+            if size:
+                gathered.append(number)
+                records += size
+        if gathered:
+            yield gathered
+
     def _records(self, number: int) -> Iterator[tuple[Any, ...]]:
         written, waiting = self._read(number), self._waiting[number]
         return itertools.chain(_RECORD.iter_unpack(written), _RECORD.iter_unpack(waiting))
@@ -132,10 +147,12 @@ class Inventory:
         self._remove_files()
 
     def _remove_files(self) -> None:
+        if not os.path.isdir(self._folder):
+            return
         for bucket in range(BUCKETS):
             with contextlib.suppress(*ABSENT):
                 os.unlink(self._path(bucket))
-        with contextlib.suppress(OSError):  # not there, or somebody has put something into it
+        with contextlib.suppress(OSError):  # somebody has put something into it
             os.rmdir(self._folder)
 
 

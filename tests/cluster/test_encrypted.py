@@ -27,14 +27,6 @@ def _no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "key"
-    path.write_bytes(os.urandom(32))
-    path.chmod(0o600)
-    return path
-
-
 def make_tree(folder: Path) -> Path:
     """Small files, empty ones, one of several segments, links, and folders; names that are found when they are told."""
     tree = folder / "confidential-tree"

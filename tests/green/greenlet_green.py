@@ -122,11 +122,12 @@ def test_a_caller_that_is_killed_ends_only_after_its_native_job(group: green.Gro
             order.append("caller")
 
     group.spawn("caller", caller)
-    while not begun.is_set():
-        green.sleep(0.001)
+    other = green.NativePool("other", 1)
+    assert other.run(begun.wait, 5)
+    other.close()
     closer = green.Group("closer")
     closer.spawn("close", group.close)
-    green.sleep(0.01)
+    assert not closer.join(0.01)
     assert order == []
     may_end.set()
     assert closer.join(5)

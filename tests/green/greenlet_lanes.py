@@ -41,44 +41,47 @@ class Exchange:
         return cast("Connection", self.lines[-1])
 
 
-def use_at_once(lane: Lane, count: int) -> green.Group:
-    """Have as many connections in use at once, until the greenlets are let go."""
-    group = green.Group("users")
-    for _ in range(count):
-        group.spawn("user", use_briefly, lane)
-    green.sleep(0)
-    return group
+class Users:
+    """As many as hold a connection at once, until they are let go."""
 
+    def __init__(self, lane: Lane, count: int) -> None:
+        self._leave = green.Event()
+        self._group = green.Group("users")
+        for _ in range(count):
+            self._group.spawn("user", lane.use, lambda connection, is_reused: self._leave.wait(5), 1.0)
+        green.sleep(0)  # each of them gets its turn
 
-def use_briefly(lane: Lane) -> None:
-    lane.use(lambda connection, is_reused: green.sleep(0.01), 1.0)
+    def end(self) -> None:
+        self._leave.set()
+        assert self._group.join(5)
 
 
 def test_a_retired_connection_is_used_to_the_end_of_its_call_and_not_again() -> None:
     exchange = Exchange()
     lane = Lane(exchange.open, 3)
-    assert use_at_once(lane, 2).join(5)
-    group = use_at_once(lane, 1)
+    Users(lane, 2).end()
+    last = Users(lane, 1)
     lane.retire()
     first, second = exchange.lines
     assert {first.is_closed, second.is_closed} == {False, True}  # the one in use goes on
-    assert group.join(5)
+    last.end()
     assert first.is_closed
     assert second.is_closed
     assert [lane.use(lambda connection, is_reused: is_reused, 1.0) for _ in range(2)] == [False, True]
 
 
 def test_one_that_is_just_being_opened_is_retired_as_well() -> None:
-    exchange = Exchange()
+    exchange, may_open = Exchange(), green.Event()
 
-    def open_slowly() -> Connection:
-        green.sleep(0.01)
+    def open_late() -> Connection:
+        assert may_open.wait(5)
         return exchange.open()
 
-    lane = Lane(open_slowly, 1)
-    group = use_at_once(lane, 1)
+    lane = Lane(open_late, 1)
+    user = Users(lane, 1)
     lane.retire()
-    assert group.join(5)
+    may_open.set()
+    user.end()
     assert [line.is_closed for line in exchange.lines] == [True]
 
 
@@ -86,7 +89,7 @@ def test_a_call_finds_a_new_connection_however_many_have_ended() -> None:
     exchange = Exchange()
     peer = Peer(Member("n", "n", ("127.0.0.1:1",)), Caller("me", "me", "0"), cast("Any", None), green.Group("x"))
     lane = peer._lanes["bulk"] = Lane(exchange.open, 4)
-    assert use_at_once(lane, 4).join(5)
+    Users(lane, 4).end()
     for line in exchange.lines:
         line.is_gone = True
     assert peer.call("bulk", lambda connection: cast("Any", connection).ask()) == "answer"

@@ -29,13 +29,14 @@ class Catalog:
     def __init__(self) -> None:
         self.catalog = self
         self.gate = green.Event()
-        self.walks = 0
+        self.walks = self.ends = 0
 
     def run(self, job: Callable[..., Any], *args: Any) -> Any:
         return job(*args)
 
     def pins(self, after: Pin | None, limit: int) -> list[Pin]:
         if after is not None:
+            self.ends += 1
             return []
         self.walks += 1
         assert self.gate.wait(5)
@@ -112,6 +113,6 @@ def test_what_is_found_again_hurts_nobody_at_once(site: Site) -> None:
     site.wait(lambda: site.catalog.walks == 2)
     site.losses.note({})
     site.catalog.gate.set()
-    green.sleep(0.1)
+    site.wait(lambda: site.catalog.ends == 2)
     assert site.losses.is_known
     assert site.names() == [], "the search that was under way says nothing any more"

@@ -98,13 +98,18 @@ def test_what_was_placed_is_renewed_again_and_again_where_it_is(world: World) ->
 
 def test_a_grace_that_is_shortened_counts_from_then_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewing, "LOOK_S", 0.02)
-    grace_s = [3600.0]
-    work = Renewal(world.local, world.cluster, 2, lambda: renewing.interval_s(grace_s[0]), lambda *_: None)
+    grace_s, looks = [3600.0], [0]
+
+    def every_s() -> float:
+        looks[0] += 1
+        return renewing.interval_s(grace_s[0])
+
+    work = Renewal(world.local, world.cluster, 2, every_s, lambda *_: None)
     leaf = new_block()
     owner = next(id for id in world.owners(leaf, 5) if id != "me")
     keep(world, leaf, owner)
     work.note(leaf)
-    green.sleep(0.1)
+    wait_for(lambda: looks[0] >= 3, "it looks whether it is time")
     assert not asked(world, owner).renewed
     grace_s[0] = 0.4
     wait_for(lambda: len(asked(world, owner).renewed) >= 3, "it is renewed, again and again")

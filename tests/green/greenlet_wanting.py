@@ -19,7 +19,7 @@ from p2pfs.node import marking, wanting
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.marking import Marking
 from p2pfs.node.pass_report import Report
-from p2pfs.node.wanting import Wanting
+from p2pfs.node.wanting import News, Wanting
 
 
 class Here:
@@ -64,7 +64,7 @@ def test_pins_that_are_too_many_to_be_noted_take_a_walk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: list[int]
 ) -> None:
     monkeypatch.setattr(wanting, "RECENT_MOST", 2)
-    here = cast(Any, Here())
+    here, heard = cast(Any, Here()), list[News]()
     known = Wanting(here, here, here, BufferPool("test", wire.MAX_BLOCK), tmp_path)
     known.walk(0, Report(), lambda done: None)
     pins = [pin(number) for number in range(sum(batches))]
@@ -72,10 +72,11 @@ def test_pins_that_are_too_many_to_be_noted_take_a_walk(
         known.note(pins[len(here.live) : len(here.live) + size])
         here.live = pins[: len(here.live) + size]
     # Nothing may be collected by an inventory that lacks them, not even when it is asked again.
-    assert known.enter_recent() is None
-    assert known.enter_recent() is None
+    assert not known.enter_recent(heard.append)
+    assert not known.enter_recent(heard.append)
+    assert heard == []
     known.walk(0, Report(), lambda done: None)
-    assert known.enter_recent() is not None
+    assert known.enter_recent(heard.append)
     assert known.inventory is not None
     wanted = {block for part in range(256) for block in known.inventory.bucket(part)}
     assert wanted == {one.cid.multihash for one in pins}
@@ -100,14 +101,31 @@ def test_a_walk_that_failed_does_not_cost_the_next_one_its_inventory(
         assert wanted == {one.cid.multihash for one in here.live}
 
 
-def test_pins_that_came_are_entered(tmp_path: Path) -> None:
-    here = cast(Any, Here())
+@pytest.mark.parametrize("memory_bytes", [wanting.INVENTORY_BYTES, 1])
+def test_pins_that_came_are_entered_slice_by_slice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_bytes: int
+) -> None:
+    """What a pin wants may be more than fits into memory."""
+    monkeypatch.setattr(wanting, "INVENTORY_BYTES", memory_bytes)
+    monkeypatch.setattr(wanting, "SLICE", 100)
+    here, heard = cast(Any, Here()), list[News]()
     known = Wanting(here, here, here, BufferPool("test", wire.MAX_BLOCK), tmp_path)
     known.walk(0, Report(), lambda done: None)
     assert known.note([pin(1)])
-    news = known.enter_recent()
-    assert news is not None
-    assert list(news.new) == [pin(1).cid.multihash]
+    assert known.enter_recent(heard.append)
+    assert [list(news.new) for news in heard] == [[pin(1).cid.multihash]]
+    assert known.note([pin(number) for number in range(1000)])
+    assert known.enter_recent(heard.append)
+    assert len(heard) > 10
+    assert all(len(news.new) <= 100 for news in heard)
+    told = [block for news in heard for block in news.new]
+    assert sorted(told) == sorted(pin(number).cid.multihash for number in range(1000))
+    assert known.note([pin(2)._replace(replicas=2)])
+    assert known.enter_recent(heard.append)
+    assert heard[-1] == News({}, True)
+    assert known.inventory is not None
+    assert {live.copies for part in range(256) for live in known.inventory.bucket(part).values()} == {1, 2}
+    assert [path.name for path in tmp_path.iterdir() if path.name == "inventory-recent"] == []
 
 
 def test_what_a_walk_remembers_of_branches_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,10 +67,11 @@ def test_the_id_is_the_keys_whatever_certificate_it_is_in() -> None:
     id = certificates.node_id_of(certificates.public_bytes(key))
     assert re.fullmatch("[a-z2-7]{32}", id)
     for secret, name in (("a", id), ("b", "somebody else")):
-        pem = certificates.issue(certificates.derive_authority(secret), key, name, NOW)
-        assert certificates.read_pem(pem) == certificates.Bearer(id, name, None)
-    pem = certificates.issue_client(certificates.derive_authority("b"), key.public_key(), "eve", "store", NOW, LATER)
-    assert certificates.read_pem(pem) == certificates.Bearer(id, "eve", rights.ROLES["store"])
+        authority = certificates.derive_authority(secret)
+        pem = certificates.issue(authority, key, name, NOW)
+        assert certificates.read_pem(pem) == certificates.Bearer(id, name, None, authority.name)
+    pem = certificates.issue_client(authority, key.public_key(), "eve", "store", NOW, LATER)
+    assert certificates.read_pem(pem) == certificates.Bearer(id, "eve", rights.ROLES["store"], authority.name)
 
 
 def test_a_client_gets_a_certificate_for_the_key_that_it_proves_to_have() -> None:

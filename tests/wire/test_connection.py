@@ -189,14 +189,16 @@ def test_nobody_connects_to_the_control_socket_before_it_has_its_mode(
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
 
 
-def test_who_finds_the_node_full_is_served_when_somebody_leaves(tmp_path: Path) -> None:
+def test_who_finds_the_node_full_is_served_when_somebody_has_left(tmp_path: Path) -> None:
     with running(tmp_path, {"STATUS": status}, max_connections=1) as node:
         with contextlib.closing(node.member(tmp_path / "a")) as first:
             assert first.request("STATUS") == b"member"
-            waiting = Task(node.member, tmp_path / "b")
+            with contextlib.closing(node.member(tmp_path / "b")) as second, pytest.raises(errors.Busy):
+                second.request("STATUS")
             with contextlib.closing(node.local()) as operator:
                 assert operator.request("STATUS") == b"local"
-        with contextlib.closing(waiting.result()) as second:
+        node.join()
+        with contextlib.closing(node.member(tmp_path / "b")) as second:
             assert second.request("STATUS") == b"member"
 
 

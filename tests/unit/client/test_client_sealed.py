@@ -38,14 +38,6 @@ def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "key"
-    path.write_bytes(os.urandom(32))
-    path.chmod(0o600)
-    return path
-
-
-@pytest.fixture
 def keyed(node: FakeNode, key_file: Path) -> Client:
     return Client(node.address, key_file=key_file, passphrase=SECRET)
 
