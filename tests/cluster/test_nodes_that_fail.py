@@ -334,7 +334,7 @@ def test_a_damaged_block_is_never_returned_and_comes_back(tmp_path: Path) -> Non
                 damaged += 1
         b.cli("get", "f", "-o", str(tmp_path / "back"))
         assert (tmp_path / "back").read_bytes() == path.read_bytes()
-        assert b.json("status")[0]["quarantined"] == damaged
+        assert b.json("status", check=False)[0]["quarantined"] == damaged
         (tmp_path / "back").unlink()
         a.kill()
         b.cli("get", "f", "-o", str(tmp_path / "back"))
