@@ -16,7 +16,7 @@ from p2pfs.core.membership import Membership, Timing
 from p2pfs.core.pins import Pin
 from p2pfs.node import refs, storing, upkeep_verbs
 from p2pfs.node.health import Checkup
-from p2pfs.node.pinning import format_digests, parse_digests
+from p2pfs.node.levelling import format_digests, parse_digests
 from p2pfs.store.catalog import Digests
 
 News = tuple[Member, list[Member]]

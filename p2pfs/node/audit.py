@@ -22,10 +22,10 @@ from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.collecting import Collection, Haul
 from p2pfs.node.fetch import Fetcher
+from p2pfs.node.levelling import Levelling
 from p2pfs.node.local import LocalStore
 from p2pfs.node.losses import Losses, LostPin
 from p2pfs.node.pass_report import Report, Request
-from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
 from p2pfs.node.repairing import Repair
 from p2pfs.node.standing import Standing
@@ -46,13 +46,14 @@ class Audit:
     """The worker. All passes are made in one greenlet, one after the other; long steps are native jobs."""
 
     def __init__(
-        self, local: LocalStore, cluster: Cluster, fetcher: Fetcher, placer: Placer, pinning: Pinning,
+        self, local: LocalStore, cluster: Cluster, fetcher: Fetcher, placer: Placer, levelling: Levelling,
         config: Callable[[], Config],
     ) -> None:
         self._local = local
         self._cluster = cluster
         self._fetcher = fetcher
-        self._pinning = pinning
+        self._levelling = levelling
+        self._pinning = pinning = levelling.pinning
         self._config = config
         self._buffers = BufferPool("audit", BUFFERS * wire.MAX_BLOCK)
         self.repair = Repair(
@@ -62,7 +63,7 @@ class Audit:
         temp = config().node.data_dir / "temp"
         self._wanting = Wanting(local, fetcher, pinning, self._buffers, temp)
         self._standing = Standing(local, cluster, self.repair.backlog)
-        self._collection = Collection(local, cluster, pinning)
+        self._collection = Collection(local, cluster, levelling)
         self._group = green.Group("audit")
         self._losses = Losses(local, fetcher, pinning, self._buffers)
         self.report = Report()
@@ -291,7 +292,7 @@ class Audit:
         for amount in waiting:
             report.waiting = report.waiting.plus(amount.blocks, amount.bytes)
         if not report.held_up and not is_dry:
-            self._pinning.purge(self._config().cluster.tombstone_life)
+            self._levelling.purge(self._config().cluster.tombstone_life)
         if report.is_cut and not is_dry:
             self._agenda.want(Work.WALK, time.monotonic())
 

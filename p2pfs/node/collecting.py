@@ -15,9 +15,9 @@ from p2pfs.core import wire
 from p2pfs.core.multihash import Multihash
 from p2pfs.node.backlog import NOTHING, Amount, part_of
 from p2pfs.node.cluster import Cluster
+from p2pfs.node.levelling import Levelling
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Peer
-from p2pfs.node.pinning import Pinning
 from p2pfs.store import ages
 from p2pfs.store.base import Seen
 from p2pfs.store.catalog import ANEW
@@ -63,10 +63,11 @@ class Haul:
 class Collection:
     """One round over what a pass found unwanted."""
 
-    def __init__(self, local: LocalStore, cluster: Cluster, pinning: Pinning) -> None:
+    def __init__(self, local: LocalStore, cluster: Cluster, levelling: Levelling) -> None:
         self._local = local
         self._cluster = cluster
-        self._pinning = pinning
+        self._levelling = levelling
+        self._pinning = levelling.pinning
 
     def haul(self, grace_s: float) -> Haul:
         """For what a pass finds."""
@@ -94,7 +95,7 @@ class Collection:
 
     def meet_all(self) -> str:
         """Compare catalogs and clocks with every member; what speaks against collecting, empty when nothing does."""
-        if missed := self._pinning.compare_all():
+        if missed := self._levelling.compare_all():
             return f"the catalog could not be compared with {', '.join(missed)}"
         for peer in self._cluster.live_peers():
             if abs(peer.clock_ahead_s) > CLOCK_S:

@@ -9,7 +9,8 @@ from p2pfs.core import batches, wire
 from p2pfs.core.pins import BUCKETS, split_digests
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node.pinning import BATCH, format_digests
+from p2pfs.node.levelling import format_digests
+from p2pfs.node.pinning import BATCH
 from p2pfs.node.services import Services
 
 HAVE_MOST = 4096

@@ -23,6 +23,7 @@ from p2pfs.node.gossip import Gossip
 from p2pfs.node.hello import Caller, new_instance
 from p2pfs.node.identity import Identity
 from p2pfs.node.invitations import Invitations
+from p2pfs.node.levelling import Levelling
 from p2pfs.node.local import LocalStore
 from p2pfs.node.peers import Peers
 from p2pfs.node.pinning import Pinning
@@ -151,16 +152,18 @@ class Node:
         config = self.config
         own = BufferPool("own", config.node.buffers // 2)
         paced = BufferPool("paced", config.node.buffers // 4)
-        pinning = Pinning(catalog, cluster, self._data_dir / "catalog.jsonl", config.repair.sync_interval)
+        pinning = Pinning(catalog, cluster, self._data_dir / "catalog.jsonl")
+        levelling = Levelling(pinning, cluster, self._data_dir, config.repair.sync_interval)
         fetcher = Fetcher(local, cluster, own, self._copies)
         placer = Placer(local, cluster, self._data_dir / "temp")
         return Services(
             config=config, caller=caller, identity=self.identity, started=started, local=local, own_buffers=own,
             serve_buffers=BufferPool("serve", config.node.buffers // 4), paced_buffers=paced, cluster=cluster,
             gossip=Gossip(cluster, config.cluster.seeds, self._changed, self._clash, self._on_revoke),
-            pinning=pinning, fetcher=fetcher, placer=placer, reader=Reader(local, fetcher, own, paced),
+            pinning=pinning, levelling=levelling, fetcher=fetcher, placer=placer,
+            reader=Reader(local, fetcher, own, paced),
             small=SmallReader(local, cluster, fetcher, own, self._copies),
-            audit=Audit(local, cluster, fetcher, placer, pinning, lambda: self.config),
+            audit=Audit(local, cluster, fetcher, placer, levelling, lambda: self.config),
             scrub=Scrub(local, self._data_dir, lambda: self.config), invitations=self._invitations,
         )
 
@@ -172,6 +175,7 @@ class Node:
         self._server.start(handlers.bind(services))
         services.gossip.start()
         services.pinning.start()
+        services.levelling.start()
         services.audit.start()
         services.scrub.start()
         self._group.loop("recount", self._recount)
@@ -189,7 +193,7 @@ class Node:
             self._save_members()
         for change in changes:
             if change.new == "alive" and change.old != "alive":
-                self.services.pinning.sync_soon(change.member.id)
+                self.services.levelling.sync_soon(change.member.id)
 
     def _on_revoke(self) -> None:
         self._server.retire(at_once=True)
@@ -286,8 +290,8 @@ class Node:
         services = self.services
         steps: list[Callable[[], object]] = [
             self._server.close, self._connections.close, services.audit.stop, services.scrub.stop, self._leave,
-            services.gossip.stop, self._save_members, services.pinning.stop, services.reader.close,
-            services.small.close,
+            services.gossip.stop, self._save_members, services.levelling.stop, services.pinning.stop,
+            services.reader.close, services.small.close,
             services.fetcher.close, services.cluster.peers.close, self._group.close,
             lambda: services.local.run(services.local.store.close), services.local.close, self._lock.close,
         ]

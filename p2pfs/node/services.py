@@ -13,6 +13,7 @@ from p2pfs.node.gossip import Gossip
 from p2pfs.node.hello import Caller
 from p2pfs.node.identity import Identity
 from p2pfs.node.invitations import Invitations
+from p2pfs.node.levelling import Levelling
 from p2pfs.node.local import LocalStore
 from p2pfs.node.pinning import Pinning
 from p2pfs.node.place import Placer
@@ -39,6 +40,7 @@ class Services:
     cluster: Cluster
     gossip: Gossip
     pinning: Pinning
+    levelling: Levelling
     fetcher: Fetcher
     placer: Placer
     reader: Reader

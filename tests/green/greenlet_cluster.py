@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import ssl
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 from p2pfs.core.member import Member
@@ -38,7 +39,7 @@ def cluster_of_one(seeks_others: bool) -> Cluster:
 
 
 def obstacle(cluster: Cluster) -> str:
-    return Collection(cast(Any, None), cluster, cast(Any, NoCatalog())).obstacle()
+    return Collection(cast(Any, None), cluster, cast(Any, SimpleNamespace(pinning=NoCatalog()))).obstacle()
 
 
 def test_a_node_without_seeds_is_alone_and_may_do_everything() -> None:

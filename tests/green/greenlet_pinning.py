@@ -18,8 +18,9 @@ from p2pfs.core.cid import CID, RAW
 from p2pfs.core.member import Member
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Key, Pin, bucket_of, newer, split_digests
-from p2pfs.node import pinning
-from p2pfs.node.pinning import BATCH, Pinning, format_digests, parse_digests
+from p2pfs.node import levelling
+from p2pfs.node.levelling import Levelling, format_digests, parse_digests
+from p2pfs.node.pinning import BATCH, Pinning
 from p2pfs.store.catalog import Catalog, Digests
 
 DAY_S = 24 * 3600
@@ -114,17 +115,21 @@ class World:
         self.silent: set[str] = set()
         self.forgotten: set[str] = set()
         self.clocks_read: list[str] = []
-        self.nodes = {id: self._node(id) for id in self.side}
+        self.nodes: dict[str, Pinning] = {}
+        self.levelling: dict[str, Levelling] = {}
+        for id in self.side:
+            self._begin(id)
 
-    def _node(self, id: str) -> Pinning:
-        (self.folder / id).mkdir(exist_ok=True)
-        catalog = Catalog(self.folder / id / "catalog.sqlite")
+    def _begin(self, id: str) -> None:
+        folder = self.folder / id
+        folder.mkdir(exist_ok=True)
+        catalog = Catalog(folder / "catalog.sqlite")
         catalog._db.execute("PRAGMA synchronous = OFF")
         view = cast(Any, View(self, id))
-        return Pinning(
-            catalog, view, self.folder / id / "catalog.jsonl", 30.0,
-            lambda: self.now_ms + self.ahead_days[id] * DAY_S * 1000,
+        self.nodes[id] = Pinning(
+            catalog, view, folder / "catalog.jsonl", lambda: self.now_ms + self.ahead_days[id] * DAY_S * 1000,
         )
+        self.levelling[id] = Levelling(self.nodes[id], view, folder, 30.0)
 
     def pass_days(self, days: float) -> None:
         self.now_ms += int(days * DAY_S * 1000)
@@ -144,13 +149,13 @@ class World:
         """`"n0 n1"`: n0 compares with n1."""
         for pair in pairs:
             one, other = pair.split()
-            self.nodes[one].compare(cast(Any, Link(self, Member(other, other, ()))))
+            self.levelling[one].compare(cast(Any, Link(self, Member(other, other, ()))))
 
     def level(self) -> None:
         """Everybody compares with everybody, twice: what one learned last reaches those that it met first."""
         for _ in range(2):
-            for node in self.nodes.values():
-                node.compare_all()
+            for each in self.levelling.values():
+                each.compare_all()
 
     def records(self, id: str) -> dict[Key, Pin]:
         return {pin.key: pin for number in range(256) for pin in self.nodes[id].catalog.bucket(number)}
@@ -159,12 +164,16 @@ class World:
         return {ROOTS.index(pin.cid) for pin in self.nodes[id].catalog.pins()}
 
     def restart(self, id: str) -> None:
+        self._end(id)
+        self._begin(id)
+
+    def _end(self, id: str) -> None:
+        self.levelling[id].stop()
         self.nodes[id].stop()
-        self.nodes[id] = self._node(id)
 
     def close(self) -> None:
-        for node in self.nodes.values():
-            node.stop()
+        for id in self.nodes:
+            self._end(id)
 
 
 @pytest.fixture
@@ -208,12 +217,12 @@ def test_who_wants_to_know_what_changed_is_told(world: World) -> None:
 
 
 def test_comparing_with_all_names_those_that_are_away_and_those_that_do_not_answer(world: World) -> None:
-    assert world.nodes["n0"].compare_all() == []
+    assert world.levelling["n0"].compare_all() == []
     assert sorted(world.clocks_read) == ["n1", "n2"], "whoever collects by age now knows their clocks"
     world.silent = {"n1"}
-    assert world.nodes["n0"].compare_all() == ["n1"]
+    assert world.levelling["n0"].compare_all() == ["n1"]
     world.cut("n2")
-    assert world.nodes["n0"].compare_all() == ["n1", "n2"]
+    assert world.levelling["n0"].compare_all() == ["n1", "n2"]
 
 
 def test_of_two_halves_the_later_writer_wins_pin_or_tombstone(world: World) -> None:
@@ -234,18 +243,18 @@ def test_tombstones_go_when_all_know_them_and_are_old(world: World) -> None:
     world.write("n0", 0)
     world.write("n1", 0, removed=True)
     world.pass_days(89)
-    assert world.nodes["n0"].purge(LIFE_S) == 0
+    assert world.levelling["n0"].purge(LIFE_S) == 0
     world.pass_days(2)
     world.cut("n2")
-    assert world.nodes["n0"].purge(LIFE_S) == 0
+    assert world.levelling["n0"].purge(LIFE_S) == 0
     world.cut()
     world.silent = {"n2"}
-    assert world.nodes["n0"].purge(LIFE_S) == 0
+    assert world.levelling["n0"].purge(LIFE_S) == 0
     world.silent = set()
-    assert world.nodes["n0"].purge(LIFE_S) == 1
+    assert world.levelling["n0"].purge(LIFE_S) == 1
     world.compare("n0 n1", "n1 n0")
     assert world.records("n0") == {}
-    assert world.nodes["n1"].purge(LIFE_S) == world.nodes["n2"].purge(LIFE_S) == 1
+    assert world.levelling["n1"].purge(LIFE_S) == world.levelling["n2"].purge(LIFE_S) == 1
     assert len({tuple(node.catalog.digests().buckets) for node in world.nodes.values()}) == 1
 
 
@@ -261,7 +270,7 @@ def absence(world: World) -> None:
     world.write("n1", 0, removed=True)
     world.write("n2", 2)
     world.pass_days(100)
-    assert world.nodes["n0"].purge(LIFE_S) == world.nodes["n1"].purge(LIFE_S) == 1
+    assert world.levelling["n0"].purge(LIFE_S) == world.levelling["n1"].purge(LIFE_S) == 1
     world.forgotten = set()
     world.cut()
 
@@ -279,8 +288,8 @@ def test_who_was_away_for_longer_brings_nothing_back_and_keeps_what_it_stored(
     (dropped,) = (world.folder / "n2").glob("catalog-dropped-*.jsonl")
     assert [json.loads(line)["cid"] for line in dropped.read_text().splitlines()[1:]] == [str(ROOTS[0])]
     assert str(dropped) in caplog.text
-    for node in world.nodes.values():
-        node.purge(LIFE_S)
+    for each in world.levelling.values():
+        each.purge(LIFE_S)
     world.level()
     assert world.live("n0") == world.live("n1") == world.live("n2") == {1, 2}
 
@@ -303,8 +312,8 @@ def test_two_that_were_away_together_do_not_give_it_back_to_each_other(tmp_path:
     world.pass_days(1)
     world.write("n0", 0, removed=True)
     world.pass_days(100)
-    world.nodes["n0"].purge(LIFE_S)
-    world.nodes["n1"].purge(LIFE_S)
+    world.levelling["n0"].purge(LIFE_S)
+    world.levelling["n1"].purge(LIFE_S)
     world.forgotten = set()
     world.compare("n2 n3", "n3 n2")
     world.cut()
@@ -323,8 +332,8 @@ def test_a_whole_cluster_that_was_off_for_longer_loses_nothing(world: World) -> 
     world.pass_days(1000)
     for id in world.nodes:
         world.restart(id)
-    world.nodes["n0"].compare_all()
-    assert world.nodes["n0"].purge(LIFE_S) == 1
+    world.levelling["n0"].compare_all()
+    assert world.levelling["n0"].purge(LIFE_S) == 1
     world.write("n2", 3)
     world.level()
     assert world.live("n0") == world.live("n1") == world.live("n2") == {0, 2, 3}
@@ -348,7 +357,7 @@ def test_a_database_that_breaks_while_the_node_runs_is_begun_anew_from_journal_a
     node.catalog._db = cast(Any, Broken())
     assert [pin.cid for pin in node.run(node.catalog.pins)] == [ROOTS[0]]
     assert node.catalog.quarantined is not None
-    assert node._soon == {"n1", "n2"}
+    assert world.levelling["n0"]._soon == {"n1", "n2"}
     world.write("n0", 1)
     assert world.live("n0") == world.live("n1") == {0, 1}
 
@@ -388,7 +397,7 @@ def test_in_whatever_order_things_happen_all_agree_and_the_latest_wish_holds(
         elif verb == "wait":
             world.pass_days(args[0])
         elif verb == "purge":
-            world.nodes[f"n{args[0]}"].purge(LIFE_S)
+            world.levelling[f"n{args[0]}"].purge(LIFE_S)
     world.cut()
     world.level()
     wanted = {ROOTS.index(pin.cid) for pin in latest.values() if not pin.removed}
@@ -457,7 +466,7 @@ def test_a_full_catalog_refuses_new_pins_and_lets_the_old_ones_go(world: World) 
 
 
 def test_a_comparison_with_who_has_too_much_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pinning, "LEFT_OUT_MOST", 100)
+    monkeypatch.setattr(levelling, "LEFT_OUT_MOST", 100)
     one, evil = world.nodes["n0"], world.nodes["n1"]
     one.catalog.max_records = 10
     evil.merge(some(3000))
@@ -469,7 +478,7 @@ def test_a_comparison_with_who_has_too_much_ends(world: World, monkeypatch: pyte
 
 
 def test_a_bucket_without_end_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pinning, "BUCKET_BYTES", 1000)
+    monkeypatch.setattr(levelling, "BUCKET_BYTES", 1000)
     world.nodes["n1"].merge(some(3000))
     with pytest.raises(errors.TooBig, match="over 1000 bytes of records in bucket"):
         world.compare("n0 n1")
@@ -482,8 +491,8 @@ def test_a_record_of_tomorrow_does_not_stand_above_what_a_user_does_today(world:
     ahead = hlc.stamp_of(world.now_ms + hlc.MAX_AHEAD_MS - 1)
     one.merge(some(1, stamp=ahead, removed=removed))
     for peer in world.nodes.values():
-        peer._now_ms = lambda: world.now_ms - 30 * 60_000
-    one._now_ms = lambda: world.now_ms
+        peer.now_ms = lambda: world.now_ms - 30 * 60_000
+    one.now_ms = lambda: world.now_ms
     mine = one.over([some(1, stamp=one.stamp(), origin="n0", removed=not removed)[0]])
     assert mine[0].stamp == ahead + 1
     new = some(1, 7, stamp=one.stamp(), origin="n0")

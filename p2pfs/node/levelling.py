@@ -1,0 +1,223 @@
+"""Catalogs are compared with those of other members, a random one from time to time: what was missed comes, and goes.
+
+Digests of 256 buckets are compared first, then those of the records in the buckets that differ (decision 028).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+from pathlib import Path
+
+from p2pfs import errors, green
+from p2pfs.core import pins, wire
+from p2pfs.core.pins import Pin
+from p2pfs.net.connection import Connection
+from p2pfs.node.cluster import Cluster
+from p2pfs.node.peers import Peer
+from p2pfs.node.pinning import BATCH, Pinning
+from p2pfs.store.catalog import COMPARED, Digests
+from p2pfs.store.snapshot import write_snapshot
+
+log = logging.getLogger(__name__)
+
+COMPARE_S = 60.0
+"""One comparison, of a bucket after the other; what a new member lacks goes in several."""
+KEEP_MS = 60_000
+"""How often the time of the last comparison with a member is written down."""
+BUCKET_BYTES = 32 * 1024 * 1024
+"""Of one answer to BUCKET: some hundred thousand records, where a catalog of two million has eight thousand."""
+LEFT_OUT_MOST = 10_000
+"""A comparison ends after so many records that found no room: they would only come again with the next one."""
+_DIGEST = re.compile(rb"[0-9a-f]{32}")
+
+
+class Levelling:
+    """Makes this node's catalog and those of the others equal, and knows since when each of them is."""
+
+    def __init__(self, pinning: Pinning, cluster: Cluster, folder: Path, sync_interval_s: float) -> None:
+        """`folder`: for the pins that are given up."""
+        self.pinning = pinning
+        self._catalog = pinning.catalog
+        self._cluster = cluster
+        self._folder = folder
+        self._sync_interval_s = sync_interval_s
+        self._compared: dict[str, int] = {}
+        self._kept: dict[str, int] = {}
+        self._soon: set[str] = set()
+        self._wake = green.Event()
+        self._group = green.Group("levelling")
+        pinning.on_begin_anew = self._begin_anew
+
+    def start(self) -> None:
+        """Begin to compare with others."""
+        self._group.loop("sync", self._sync)
+
+    def stop(self) -> None:
+        """End."""
+        self._group.close()
+
+    def _begin_anew(self) -> None:
+        self._compared.clear()
+        self._kept.clear()
+        for peer in self._cluster.live_peers():
+            self.sync_soon(peer.member.id)
+
+    def sync_soon(self, id: str) -> None:
+        """A member came (back): compare with it at once."""
+        self._soon.add(id)
+        self._wake.set()
+
+    def _sync(self) -> float:
+        self._wake.wait(self._sync_interval_s * random.uniform(0.8, 1.2))
+        self._wake.clear()
+        ids = list(self._soon)
+        self._soon.clear()
+        peers = self._cluster.live_peers()
+        if not ids and peers:
+            ids = [random.choice(peers).member.id]
+        for peer in peers:
+            if peer.member.id in ids:
+                self._try_compare(peer)
+        return 0.0
+
+    def compare_all(self) -> list[str]:
+        """Compare with every member now; names of those with whom that failed, those that are away among them.
+
+        Takes a little more than COMPARE_S at most.
+        """
+        peers = self._cluster.live_peers()
+        levelled: set[str] = set()
+        green.wait([
+            self._group.spawn(f"compare-{peer.member.name}", self._try_compare, peer, levelled) for peer in peers
+        ], 2 * COMPARE_S)
+        others = [member for member in self._cluster.members() if member.id != self._cluster.id]
+        return [member.name for member in others if member.id not in levelled]
+
+    def _try_compare(self, peer: Peer, levelled: set[str] | None = None) -> None:
+        try:
+            self.compare(peer)
+            if levelled is not None:
+                levelled.add(peer.member.id)
+        except errors.P2pfsError as error:
+            log.warning("cannot compare catalogs with %s: %s", peer.member.name, error)
+
+    def compare(self, peer: Peer) -> None:
+        """Take over what a peer has and we lack, give it what it lacks; look at its clock. Raises P2pfsError.
+
+        Two that were apart for longer than tombstones live do not bring back what the other one removed.
+        """
+        end, begin_ms, id = time.monotonic() + COMPARE_S, self.pinning.now_ms(), peer.member.id
+        peer.read_clock()
+        theirs = parse_digests(peer.call("catalog", lambda connection: connection.request("DIGESTS")))
+        ours = self.pinning.run(self._catalog.digests)
+        compared_ms = self._compared_ms(id)
+        given_up: list[Pin] = []
+        is_level = True
+        left_out = self._catalog.left_out
+        for number in range(pins.BUCKETS):
+            if time.monotonic() > end:
+                raise errors.DeadlinePassed(f"levelling bucket {number} of {pins.BUCKETS} after {COMPARE_S:g} s")
+            if self._catalog.left_out - left_out > LEFT_OUT_MOST:
+                raise errors.NoSpace(self.pinning.full_text())
+            if theirs.buckets[number] == ours.buckets[number]:
+                continue
+            here, there = self._differences(peer, number)
+            left_there = pins.outlived(there, here, compared_ms, ours.purged_ms)
+            left_here = pins.outlived(here, there, compared_ms, theirs.purged_ms)
+            self.pinning.take_in(list(set(there).difference(left_there)), id)
+            settled, live_there = {*there, *left_here}, {pin.key for pin in there if not pin.removed}
+            self._send(peer, [
+                pin for pin in here if pin not in settled
+                and (pin.key in live_there or not pins.is_past(pin, theirs.purged_ms))
+            ])
+            given_up += left_here
+            is_level = is_level and not left_there  # they will give them up when they compare with us
+        if given_up:
+            self._give_up(peer.member.name, given_up)
+        if is_level:
+            self._note_comparison(id, begin_ms)
+
+    def _differences(self, peer: Peer, number: int) -> tuple[list[Pin], list[Pin]]:
+        """The records of a bucket that only this node has, and those that only the peer has."""
+        ours = b"".join(self.pinning.run(self._catalog.bucket_digests, number))
+        there: list[Pin] = []
+
+        def use(connection: Connection) -> bytes:
+            answer = connection.stream("BUCKET", number, body=ours)
+            left = BUCKET_BYTES
+            for part in answer:
+                left -= len(part)
+                if left < 0:
+                    raise errors.TooBig(f"over {BUCKET_BYTES} bytes of records in bucket {number}")
+                there.extend(self.pinning.read(part))
+            return answer.result
+
+        alone = pins.split_digests(peer.call("catalog", use))
+        return self.pinning.run(self._catalog.pick, number, alone), there
+
+    @staticmethod
+    def _send(peer: Peer, records: list[Pin]) -> None:
+        for start in range(0, len(records), BATCH):
+            body = wire.dump_json([pin.to_wire() for pin in records[start : start + BATCH]])
+            peer.call("catalog", lambda connection, body=body: connection.request("PIN", body=body))  # type: ignore[misc]
+
+    # --- tombstones that are gone --------------------------------------------------------------------
+
+    def _compared_ms(self, id: str) -> int:
+        """When the last comparison with a member began that left no difference; 0: none did."""
+        if id not in self._compared:
+            kept = int(self.pinning.run(self._catalog.recall, COMPARED + id) or 0)
+            self._compared[id] = self._kept[id] = kept
+        return self._compared[id]
+
+    def _note_comparison(self, id: str, begin_ms: int) -> None:
+        self._compared[id] = begin_ms
+        if not 0 <= begin_ms - self._kept[id] < KEEP_MS:
+            self.pinning.run(self._catalog.remember, COMPARED + id, str(begin_ms))
+            self._kept[id] = begin_ms
+
+    def _give_up(self, name: str, records: list[Pin]) -> None:
+        """Remove what was removed elsewhere while we were away; into a file first, for the operator."""
+        path = self._folder / f"catalog-dropped-{self.pinning.now_ms()}.jsonl"
+        self.pinning.run(write_snapshot, path, records, len(records))
+        log.warning(
+            "%d pins were removed while this node was away, longer ago than tombstones live: %s lacks them, so they "
+            "are removed here too; they are written to %s", len(records), name, path,
+        )
+        # The smallest later stamp: whoever wrote the pin again meanwhile holds the newer record.
+        ours = self._cluster.id
+        self.pinning.merge([pin._replace(removed=True, stamp=pin.stamp + 1, origin=ours) for pin in records])
+
+    def purge(self, life_s: float) -> int:
+        """Let go of tombstones older than `life_s` seconds; how many went.
+
+        None go while a member is away or catalogs cannot be compared with all: somebody may not know yet what they say.
+        """
+        until_ms = pins.horizon_ms(self.pinning.now_ms(), life_s)
+        oldest = self.pinning.run(self._catalog.oldest_removed)
+        if oldest is None or not pins.is_past(oldest, until_ms) or self._cluster.absent():
+            return 0
+        if missed := self.compare_all():
+            log.info("old tombstones stay: the catalog could not be compared with %s", ", ".join(missed))
+            return 0
+        gone = self.pinning.run(self._catalog.purge, until_ms)
+        log.info("let go of %d old tombstones", gone)
+        return gone
+
+
+def parse_digests(body: bytes) -> Digests:
+    """256 lines of 32 hex digits, and one of milliseconds in decimal. Raises ProtocolError."""
+    *lines, purged = body.split(b"\n")
+    if len(lines) != pins.BUCKETS or not all(map(_DIGEST.fullmatch, lines)):
+        raise errors.ProtocolError("an answer to DIGESTS has 256 lines of 32 hex digits and one of milliseconds")
+    if not purged.isdigit() or len(purged) > 15:
+        raise errors.ProtocolError("the last line of an answer to DIGESTS is no number of milliseconds")
+    return Digests([int(line, 16) for line in lines], int(purged))
+
+
+def format_digests(digests: Digests) -> bytes:
+    """The answer to DIGESTS."""
+    return b"\n".join([*(b"%032x" % digest for digest in digests.buckets), b"%d" % digests.purged_ms])
