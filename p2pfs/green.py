@@ -56,7 +56,7 @@ def deadline(seconds: float, what: str) -> contextlib.AbstractContextManager[Non
     """A block of code that ends within `seconds`, else DeadlinePassed("what ...").
 
     Use it around waits only. What was in the middle of a connection when it fires is out of step: the
-    connection pools (`node/peers.py`) discard a connection that any exception passes through.
+    connection pools (`node/lanes.py`) discard a connection that any exception passes through.
     """
     return _deadline(seconds, what)
 

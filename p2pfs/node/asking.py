@@ -10,7 +10,7 @@ from p2pfs import errors, green
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.multihash import Multihash
 from p2pfs.node.cluster import Cluster
-from p2pfs.node.peers import HAVE_BATCH
+from p2pfs.node.peer import HAVE_BATCH
 
 ASK_S = 60.0
 """Deadline of all questions together."""

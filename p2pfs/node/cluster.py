@@ -9,7 +9,8 @@ from p2pfs import errors, metrics
 from p2pfs.core.member import STATES, Member
 from p2pfs.core.membership import Membership
 from p2pfs.core.placement import Candidate, Placement
-from p2pfs.node.peers import Peer, Peers
+from p2pfs.node.peer import Peer
+from p2pfs.node.peers import Peers
 
 
 class Cluster:

@@ -17,7 +17,7 @@ from p2pfs.node.backlog import NOTHING, Amount, part_of
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.levelling import Levelling
 from p2pfs.node.local import LocalStore
-from p2pfs.node.peers import Peer
+from p2pfs.node.peer import Peer
 from p2pfs.store import ages
 from p2pfs.store.base import Seen
 from p2pfs.store.catalog import ANEW

@@ -16,7 +16,7 @@ from p2pfs.core.member import MAX_NEWS, MAX_ROWS, Member, news_from_wire, news_t
 from p2pfs.core.membership import TICK_S, Change
 from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
-from p2pfs.node.peers import Peer
+from p2pfs.node.peer import Peer
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from p2pfs import errors, green
 from p2pfs.core import wire
 from p2pfs.core.cid import CID
 from p2pfs.core.health import Away, Figures, Health, judge, total
-from p2pfs.node.peers import Peer
+from p2pfs.node.peer import Peer
 from p2pfs.node.services import Services
 
 ASK_S = 2.0

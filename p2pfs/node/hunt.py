@@ -12,7 +12,7 @@ from p2pfs.core.cid import CID
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
-from p2pfs.node.peers import Peer
+from p2pfs.node.peer import Peer
 
 BLOCK_S = 60.0
 """Deadline of one block, whatever happens."""

@@ -16,7 +16,7 @@ from p2pfs.core import pins, wire
 from p2pfs.core.pins import Pin
 from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
-from p2pfs.node.peers import Peer
+from p2pfs.node.peer import Peer
 from p2pfs.node.pinning import BATCH, Pinning
 from p2pfs.store.catalog import COMPARED, Digests
 from p2pfs.store.snapshot import write_snapshot

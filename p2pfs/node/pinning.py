@@ -14,7 +14,7 @@ from p2pfs import errors, green, metrics
 from p2pfs.core import hlc, wire
 from p2pfs.core.pins import Pin
 from p2pfs.node.cluster import Cluster
-from p2pfs.node.peers import Peer
+from p2pfs.node.peer import Peer
 from p2pfs.store.catalog import Catalog
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from p2pfs.core.multihash import Multihash
 from p2pfs.node.buffers import SMALL
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
-from p2pfs.node.peers import Peer
+from p2pfs.node.peer import Peer
 from p2pfs.node.renewing import Renewal
 from p2pfs.store.jobs import Taken
 

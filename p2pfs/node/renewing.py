@@ -18,7 +18,7 @@ from p2pfs.core.multihash import DIGEST_BYTES, Multihash, shard_of
 from p2pfs.node.asking import ask
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.local import LocalStore
-from p2pfs.node.peers import HAVE_BATCH
+from p2pfs.node.peer import HAVE_BATCH
 
 ROW = 1 + 2 + DIGEST_BYTES
 """Bytes that a block takes: its kind and its multihash. Of 1 MiB leaves that is 0.0034 %."""

@@ -15,7 +15,7 @@ from p2pfs.node.buffers import BufferPool
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.fetch import Fetcher
 from p2pfs.node.local import LocalStore
-from p2pfs.node.peers import Peer
+from p2pfs.node.peer import Peer
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from kit.cluster import Node
 from kit.delayed import Delayed
 from kit.processes import MIB
 from p2pfs.core.window import LEAST
-from p2pfs.node.peers import LANES
+from p2pfs.node.peer import LANES
 
 ROUND_TRIP_S = 0.06
 FILE_MIB = 48

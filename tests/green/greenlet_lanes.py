@@ -11,7 +11,7 @@ from p2pfs.core.member import Member
 from p2pfs.net.connection import Connection
 from p2pfs.node.hello import Caller
 from p2pfs.node.lanes import Lane
-from p2pfs.node.peers import Peer
+from p2pfs.node.peer import Peer
 
 
 class Line:

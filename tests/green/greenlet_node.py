@@ -31,7 +31,8 @@ from p2pfs.node.hello import Caller
 from p2pfs.node.ingest import Ingest
 from p2pfs.node.leaves import FileIngest
 from p2pfs.node.local import LocalStore
-from p2pfs.node.peers import Peer, Peers, SmallBlock
+from p2pfs.node.peer import Peer, SmallBlock
+from p2pfs.node.peers import Peers
 from p2pfs.node.place import Placer
 from p2pfs.node.reading import Reader
 from p2pfs.store.base import Outcome
