@@ -226,14 +226,12 @@ class Gossip:
 
     def _probe(self, target: Member) -> None:
         membership = self.cluster.membership
-        begin = time.monotonic()
         try:
-            self.ping(self.cluster.peers.get(target), membership.probe_timeout_s)
+            round_trip_s = self.ping(self.cluster.peers.get(target), membership.probe_timeout_s)
         except errors.P2pfsError as error:
             log.debug("probe of %s: %s", target.name, error)
         else:
-            now = time.monotonic()
-            membership.probe_ok(now, target.id, now - begin)
+            membership.probe_ok(time.monotonic(), target.id, round_trip_s)
             return
         helpers = membership.probe_failed(time.monotonic(), target.id)
         asks = [self._group.spawn(f"pingreq-{helper.name}", self._ask_helper, helper, target.id) for helper in helpers]
@@ -244,19 +242,19 @@ class Gossip:
         else:
             self._report(membership.indirect_failed(time.monotonic(), target.id, answers.count(None)))
 
-    def ping(self, peer: Peer, timeout_s: float) -> None:
-        """One probe: our news there, its news here. Raises Unreachable, DeadlinePassed."""
+    def ping(self, peer: Peer, timeout_s: float) -> float:
+        """One probe: our news there, its news here; the seconds that the answer took. Raises P2pfsError."""
         body = self.say_news(peer.member)
 
-        def use(connection: Connection) -> bytes:
-            begin = time.monotonic()
-            answer = connection.request("PING", body=body, first_byte_s=timeout_s)
-            peer.window.note(time.monotonic() - begin)
-            return answer
+        def use(connection: Connection) -> tuple[bytes, float]:
+            begin = time.monotonic()  # once there is a connection: to open one takes several round trips
+            return connection.request("PING", body=body, first_byte_s=timeout_s), time.monotonic() - begin
 
         with green.deadline(timeout_s, f"PING of {peer.member.name}"):
-            answer = peer.call("probe", use, timeout_s)
+            answer, round_trip_s = peer.call("probe", use, timeout_s)
+        peer.window.note(round_trip_s)
         self.hear(answer, peer.member.id)
+        return round_trip_s
 
     def _ask_helper(self, helper: Member, target_id: str) -> bool | None:
         """Could the helper reach it? None: the helper itself did not say."""

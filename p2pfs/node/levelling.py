@@ -88,21 +88,21 @@ class Levelling:
 
         Takes a little more than COMPARE_S at most.
         """
-        peers = self._cluster.live_peers()
-        levelled: set[str] = set()
-        green.wait([
-            self._group.spawn(f"compare-{peer.member.name}", self._try_compare, peer, levelled) for peer in peers
-        ], 2 * COMPARE_S)
-        others = [member for member in self._cluster.members() if member.id != self._cluster.id]
-        return [member.name for member in others if member.id not in levelled]
+        asked = {
+            peer.member.id: self._group.spawn(f"compare-{peer.member.name}", self._try_compare, peer)
+            for peer in self._cluster.live_peers()
+        }
+        green.wait(list(asked.values()), 2 * COMPARE_S)
+        done = {self._cluster.id, *(of for of, greenlet in asked.items() if greenlet.value)}
+        return [member.name for member in self._cluster.members() if member.id not in done]
 
-    def _try_compare(self, peer: Peer, levelled: set[str] | None = None) -> None:
+    def _try_compare(self, peer: Peer) -> bool:
         try:
             self.compare(peer)
-            if levelled is not None:
-                levelled.add(peer.member.id)
         except errors.P2pfsError as error:
             log.warning("cannot compare catalogs with %s: %s", peer.member.name, error)
+            return False
+        return True
 
     def compare(self, peer: Peer) -> None:
         """Take over what a peer has and we lack, give it what it lacks; look at its clock. Raises P2pfsError.

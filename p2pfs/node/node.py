@@ -291,8 +291,8 @@ class Node:
         steps: list[Callable[[], object]] = [
             self._server.close, self._connections.close, services.audit.stop, services.scrub.stop, self._leave,
             services.gossip.stop, self._save_members, services.levelling.stop, services.pinning.stop,
-            services.reader.close, services.small.close,
-            services.fetcher.close, services.cluster.peers.close, self._group.close,
+            services.reader.close, services.small.close, services.fetcher.close, services.cluster.peers.close,
+            self._group.close,
             lambda: services.local.run(services.local.store.close), services.local.close, self._lock.close,
         ]
         for step in steps:

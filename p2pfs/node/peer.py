@@ -50,9 +50,7 @@ ASK_S = 60.0
 class Peer:
     """A member that we talk to: its lanes, how fast it answers, and whether to avoid it for a while."""
 
-    def __init__(
-        self, member: Member, caller: Caller, connect: Connect, group: green.Group
-    ) -> None:
+    def __init__(self, member: Member, caller: Caller, connect: Connect, group: green.Group) -> None:
         self.member = member
         self._caller = caller
         self._connect = connect

@@ -60,8 +60,10 @@ class ScriptedPeer(Peer):
         self.hangs = False
         self.lies = False
         self.refuses: errors.P2pfsError | None = None
+        self.is_asked = green.Event()
 
     def _answer(self) -> None:
+        self.is_asked.set()
         if self.hangs:
             green.sleep(60)
         if self.refuses:
@@ -427,6 +429,6 @@ def test_no_copy_reads_the_buffer_after_a_put_was_cut_off(world: World) -> None:
     group = green.Group("putter")
     view = memoryview(bytearray(data))
     group.spawn("put", world.placer.put, cid, view, 2, 2, remember_nothing)
-    green.sleep(0.01)
+    assert any(world.peers[id].is_asked.wait(5) for id in world.owners(cid))
     group.close()
     view.release()  # would be refused if somebody still had a hold on it
