@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from kit.bench.machine import random_file, small_tree, warm_memory
+from kit.bench.machine import empty_big_files, random_file, small_tree, warm_memory
 from kit.bench.table import Row, Work, bytes_of_work, files_of_work
 from kit.cluster import CLI, Cluster, Node
 from kit.processes import MIB, Cost, measure
@@ -56,22 +55,13 @@ class Bench:
             warm_memory(self.folder)
 
     @contextlib.contextmanager
-    def place(self, keep: bool = False) -> Iterator[Path]:
-        """A folder for one run; gone afterwards. With `keep`, only its big files are, and the rest with the bench.
-
-        ext4 without a journal looks for inodes that were not freed in the last minute, and finds them the more slowly
-        the more files were just removed: a node's thousands would be charged to the next run's.
-        """
+    def place(self) -> Iterator[Path]:
+        """A folder for one run, whose big files are emptied afterwards; the rest of it goes with the bench."""
         place = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             yield place
         finally:
-            if keep:
-                for path in place.iterdir():
-                    if path.is_file():
-                        path.unlink()
-            else:
-                shutil.rmtree(place)
+            empty_big_files(place)
 
     def file(self, place: Path) -> Path:
         """A big file of new random bytes, and warm memory for what is done with it."""

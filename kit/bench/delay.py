@@ -40,7 +40,7 @@ def _at(bench: Bench, round_trip_ms: int) -> None:
     get = Series(f"{round_trip_ms} ms: get where none is", work, "one TCP stream")
     plain: dict[tuple[int, str], list[float]] = {}
     for _ in range(bench.runs):
-        with bench.place(keep=True) as place, Delayed(3, round_trip_ms / 1000) as links:
+        with bench.place() as place, Delayed(3, round_trip_ms / 1000) as links:
             bench.warm()
             file = random_file(place / "data.bin", size)
             for connections, waits in PLAIN:

@@ -21,7 +21,7 @@ def encrypted(bench: Bench) -> None:
         Series("one node: encrypted verified get", bench.file_work, "plain get", WANTED),
     ]
     for run in range(bench.runs):
-        with bench.place(keep=True) as place, Cluster(place, 1) as cluster:
+        with bench.place() as place, Cluster(place, 1) as cluster:
             file = bench.file(place)
             for series, options in [(plain, ["--plain"]), (sealed, ["--encrypt"])][:: 1 if run % 2 else -1]:
                 _store_and_get(bench, cluster, series, file, options)

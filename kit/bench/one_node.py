@@ -15,7 +15,7 @@ def one(bench: Bench) -> None:
     get = Series("one node: verified get to a new file", bench.file_work, "cp", Wanted("<=", 2.0, True))
     idle = []
     for _ in range(bench.runs):
-        with bench.place(keep=True) as place, Cluster(place, 1) as cluster:
+        with bench.place() as place, Cluster(place, 1) as cluster:
             idle.append(cluster[0].memory() / MIB)
             file = bench.file(place)
             reference_s = copy_s(file, durable=True) + hash_s(file)

@@ -21,7 +21,7 @@ def three(bench: Bench) -> None:
     store = Series("three nodes, 2 copies, TLS: durable store", bench.file_work, "cp+sync", Wanted(">=", 250))
     get = Series("three nodes: get where a third is missing", bench.file_work, "cp")
     for _ in range(bench.runs):
-        with bench.place(keep=True) as place, Cluster(place, 3, cluster__replicas="2") as cluster:
+        with bench.place() as place, Cluster(place, 3, cluster__replicas="2") as cluster:
             file = bench.file(place)
             reference_s = copy_s(file, durable=True)
             store.add(cli(cluster, 0, "store", str(file)), reference_s)
@@ -37,7 +37,7 @@ def far(bench: Bench) -> None:
     get = Series("three nodes: get at a node without any leaf, TLS", bench.file_work, "cp", Wanted(">=", 400))
     first_ms, there = [], 0
     for _ in range(bench.runs):
-        with bench.place(keep=True) as place, far_cluster(place) as cluster:
+        with bench.place() as place, far_cluster(place) as cluster:
             file = bench.file(place)
             cli(cluster, 0, "store", str(file))
             with Client(str(cluster[2].control)) as client:

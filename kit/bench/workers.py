@@ -79,7 +79,7 @@ def _compare(bench: Bench, what: str, work: Work, run: Callable[[int], Run]) -> 
 
 
 def _leaves(bench: Bench, count: int) -> Run:
-    with bench.place(keep=True) as place:
+    with bench.place() as place:
         file = bench.file(place)
         (place / "data").mkdir()
         processes = [_start(place / "data", file, number, count) for number in range(count)]
@@ -149,7 +149,7 @@ def main(data_dir: str, path: str, number: int, count: int, threads: int) -> Non
 def _nodes(bench: Bench, make: Callable[[Path, int], Path], count: int) -> Run:
     """So many clusters of one node, each with its share. `make` gives a new one, of that number of shares."""
     with contextlib.ExitStack() as stack:
-        places = [stack.enter_context(bench.place(keep=True)) for _ in range(count)]
+        places = [stack.enter_context(bench.place()) for _ in range(count)]
         clusters = [stack.enter_context(Cluster(place, 1)) for place in places]
         bench.warm()
         shares = [make(place, count) for place in places]
