@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from kit.bench.bench import WARM_FROM_MIB
-from kit.bench.machine import random_file, small_tree, warm_memory
+from kit.bench.machine import empty_big_files, random_file, small_tree, warm_memory
 from kit.peers.glusterfs import GlusterFS
 from kit.peers.install import install
 from kit.peers.libtorrent import Libtorrent
@@ -63,14 +63,14 @@ def one_run(peer: Peer, result: Result, place: Path) -> None:
 
 
 def compare(kind: type[Peer], result: Result, folder: Path) -> None:
-    """One run in folders of its own, which are gone afterwards."""
+    """One run in folders of its own; what is big there is emptied afterwards."""
     place = Path(tempfile.mkdtemp(dir=folder))
     try:
         (place / "daemons").mkdir()
         with kind(place / "daemons") as peer:
             one_run(peer, result, place)
     finally:
-        shutil.rmtree(place)
+        empty_big_files(place)
 
 
 def main(arguments: list[str] | None = None) -> int:
