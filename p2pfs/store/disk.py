@@ -13,18 +13,19 @@ import errno
 import itertools
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from p2pfs import errors
 from p2pfs.core.multihash import Multihash, matches, shard_of
 from p2pfs.core.wire import MAX_BLOCK
-from p2pfs.store import blockfile, layout, quarantine
+from p2pfs.store import blockfile, folders, layout
 from p2pfs.store.base import Outcome, Seen, Usage, check_block, check_buffer
 from p2pfs.store.blockfile import ABSENT, NewFile
 from p2pfs.store.changes import Changes
-from p2pfs.store.files import disk_error, sync_folder
+from p2pfs.store.files import disk_error
+from p2pfs.store.quarantine import Quarantine
+from p2pfs.store.recount import Recount
 from p2pfs.store.space import Space
 
 T = TypeVar("T")
@@ -43,45 +44,21 @@ class DiskStore:
         """
         self._data_dir = os.path.abspath(data_dir)
         self._blocks = os.path.join(self._data_dir, layout.BLOCKS)
-        self._quarantine = os.path.join(self._data_dir, quarantine.FOLDER)
         self._temp = os.path.join(self._data_dir, layout.TEMP)
         self._numbers = itertools.count()
         self._changes = Changes()
-        self._counting = threading.Lock()
         try:
             is_new = not os.path.exists(self._blocks)
-            self._make_folders()
-            self._clear_temp()
+            folders.prepare(self._data_dir)
             self._space = Space(self._data_dir, max_size, reserve_free, is_new)
+            self._quarantine = Quarantine(self._data_dir, self._space)
+            self._recount = Recount(self._space, self._changes, self._sizes)
             if not is_new and not self._space.usage().is_exact:
                 # After an unclean stop: a block may have got its name without its folder having been synced. From now
                 # on `has` says that it is here, so it has to be.
                 os.sync()
         except OSError as error:
             raise disk_error(f"cannot open the block store {self._data_dir}", error) from error
-
-    def _make_folders(self) -> None:
-        for folder in (self._quarantine, self._temp, self._blocks):
-            blockfile.make_folder(folder)
-        for name in layout.TEMP_FOLDERS:
-            blockfile.make_folder(os.path.join(self._temp, name))
-        self._make_shard_folders()
-        sync_folder(self._data_dir)
-
-    def _make_shard_folders(self) -> None:
-        # All at once, so that no put has to make one and to sync its parent too: 0.1 s, once.
-        there = set(os.listdir(self._blocks))
-        missing = [name for name in layout.SHARD_FOLDERS if name not in there]
-        for name in missing:
-            blockfile.make_folder(os.path.join(self._blocks, name))
-        if missing:
-            sync_folder(self._blocks)
-
-    def _clear_temp(self) -> None:
-        for name in layout.TEMP_FOLDERS:
-            with os.scandir(os.path.join(self._temp, name)) as entries:
-                for entry in entries:
-                    os.unlink(entry.path)
 
     def _path(self, block: Multihash) -> str:
         name = layout.block_name(block)
@@ -176,7 +153,7 @@ class DiskStore:
     def put_many(self, blocks: Sequence[tuple[Multihash, memoryview]], is_verified: bool = False) -> list[Outcome]:
         """See `BlockStore.put_many`."""
         if self._space.needs_count:
-            self._count_first()
+            self._recount.run_first()
         outcomes: list[Outcome] = [self._refusal(block, data, is_verified) for block, data in blocks]
         left = [number for number, refusal in enumerate(outcomes) if refusal is None]
         while left:
@@ -246,7 +223,7 @@ class DiskStore:
             return False
         if stat.S_ISREG(found.st_mode) and found.st_size == size:
             return True
-        self._move_to_quarantine(path, shard)
+        self._quarantine.take(path, shard)
         return False
 
     def discard(self, block: Multihash, token: int) -> bool:
@@ -265,7 +242,7 @@ class DiskStore:
                 if token is not None and found.st_mtime_ns != token:
                     return False
                 if not stat.S_ISREG(found.st_mode):
-                    self._move_to_quarantine(path, shard)
+                    self._quarantine.take(path, shard)
                     return True
                 os.unlink(path)
                 self._space.remove(shard, found.st_size)
@@ -283,26 +260,15 @@ class DiskStore:
             with self._changes.of(block) as shard:
                 if inode is not None and os.stat(path).st_ino != inode:
                     return "it was replaced meanwhile"
-                return f"moved to {self._move_to_quarantine(path, shard)}"
+                return f"moved to {self._quarantine.take(path, shard)}"
         except ABSENT:
             return "it was removed meanwhile"
         except OSError as error:
             return f"it could not be moved to quarantine ({error.strerror}), move it out of the way by hand"
 
-    def _move_to_quarantine(self, path: str, shard: int) -> str:
-        """Only within a change of the block. Raises OSError."""
-        found = os.lstat(path)
-        target = quarantine.move(path, self._quarantine)
-        if stat.S_ISREG(found.st_mode):
-            self._space.remove(shard, found.st_size)
-        return target
-
     def quarantined(self) -> int:
         """See `BlockStore.quarantined`."""
-        try:
-            return len(os.listdir(self._quarantine))
-        except OSError as error:
-            raise disk_error(f"cannot list {self._quarantine}", error) from error
+        return self._quarantine.count()
 
     # --- figures -------------------------------------------------------------------------------------
 
@@ -323,33 +289,15 @@ class DiskStore:
 
     def recount(self) -> Usage:
         """See `BlockStore.recount`. Takes seconds for a million blocks; run it once after a start."""
-        with self._counting:
-            self._count()
+        self._recount.run()
         return self._space.usage()
 
-    def _count_first(self) -> None:
-        with self._counting:
-            if self._space.needs_count:
-                self._count()
-
-    def _count(self) -> None:
-        self._space.begin_count()
-        for shard in range(layout.SHARDS):
-            while not self._count_shard(shard):
-                self._changes.settle(shard)
-        self._space.end_count()
-
-    def _count_shard(self, shard: int) -> bool:
-        mark = self._changes.mark(shard)
-        blocks = size = 0
+    def _sizes(self, shard: int) -> Iterator[int]:
+        """Of the blocks of a shard, in bytes."""
         for block in self.iterate(shard):
             found = _look(self._path(block))
             if found and stat.S_ISREG(found.st_mode):
-                blocks += 1
-                size += found.st_size
-        return self._space.count_shard(
-            shard, blocks, size, is_unchanged=lambda: self._changes.is_quiet_since(mark, shard)
-        )
+                yield found.st_size
 
     def close(self) -> None:
         """See `BlockStore.close`. Keeps the figures, so that the next start knows them."""

@@ -4,9 +4,39 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 import time
 
+from p2pfs.store.files import disk_error
+from p2pfs.store.space import Space
+
 FOLDER = "quarantine"
+
+
+class Quarantine:
+    """The folder of a data directory, and the account that bad copies leave."""
+
+    def __init__(self, data_dir: str, space: Space) -> None:
+        self._folder = os.path.join(data_dir, FOLDER)
+        self._space = space
+
+    def take(self, path: str, shard: int) -> str:
+        """Move a block's file, or what is in its place, here; its new path. Raises OSError.
+
+        Only within a change of the block.
+        """
+        found = os.lstat(path)
+        target = move(path, self._folder)
+        if stat.S_ISREG(found.st_mode):
+            self._space.remove(shard, found.st_size)
+        return target
+
+    def count(self) -> int:
+        """How many bad copies are here. Raises NoSpace, Busy, Refused."""
+        try:
+            return len(os.listdir(self._folder))
+        except OSError as error:
+            raise disk_error(f"cannot list {self._folder}", error) from error
 
 
 def move(path: str, folder: str) -> str:

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from p2pfs import errors
 from p2pfs.core.multihash import BLAKE3, SHA2_256, digest_of, multihash, shard_of
 from p2pfs.core.wire import MAX_BLOCK
+from p2pfs.store import folders
 from p2pfs.store.base import BlockStore, Seen
 from p2pfs.store.disk import DiskStore
 from p2pfs.store.memory import MemoryStore
@@ -32,7 +33,7 @@ BUFFER = memoryview(bytearray(MAX_BLOCK))
 @pytest.fixture(autouse=True)
 def few_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shard folders are made when they are needed: 4096 of them for each test would take most of its time."""
-    monkeypatch.setattr(DiskStore, "_make_shard_folders", lambda self: None)
+    monkeypatch.setattr(folders, "make_shards", lambda blocks: None)
 
 
 @pytest.fixture(params=["memory", "disk"])

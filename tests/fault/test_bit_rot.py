@@ -13,6 +13,7 @@ import pytest
 from p2pfs import errors
 from p2pfs.core.multihash import BLAKE3, SHA2_256, Multihash, multihash
 from p2pfs.core.wire import MAX_BLOCK
+from p2pfs.store import folders
 from p2pfs.store.disk import DiskStore
 
 BUFFER = memoryview(bytearray(MAX_BLOCK))
@@ -22,7 +23,7 @@ DATA = memoryview(random.Random(7).randbytes(300))
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiskStore:
     # Shard folders are made when they are needed: 4096 of them would take most of the time.
-    monkeypatch.setattr(DiskStore, "_make_shard_folders", lambda self: None)
+    monkeypatch.setattr(folders, "make_shards", lambda blocks: None)
     # Nor is anything here about the loss of power.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     monkeypatch.setattr(os, "fdatasync", lambda fd: None)

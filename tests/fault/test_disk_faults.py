@@ -15,7 +15,7 @@ import p2pfs
 from p2pfs import errors
 from p2pfs.core.multihash import SHA2_256, Buffer, multihash
 from p2pfs.core.wire import MAX_BLOCK
-from p2pfs.store import disk
+from p2pfs.store import disk, folders
 from p2pfs.store.disk import DiskStore
 
 BUFFER = memoryview(bytearray(MAX_BLOCK))
@@ -28,7 +28,7 @@ CHILD_ENV = {**os.environ, "PYTHONPATH": str(Path(p2pfs.__file__).parents[1])}
 @pytest.fixture(autouse=True)
 def few_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shard folders are made when they are needed: 4096 of them for each test would take most of its time."""
-    monkeypatch.setattr(DiskStore, "_make_shard_folders", lambda self: None)
+    monkeypatch.setattr(folders, "make_shards", lambda blocks: None)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from p2pfs.core.multihash import SHA2_256, Multihash, multihash
 from p2pfs.node import scrub
 from p2pfs.node.local import LocalStore
 from p2pfs.node.scrub import Scrub
-from p2pfs.store import files, verified
+from p2pfs.store import files, folders, verified
 from p2pfs.store.disk import DiskStore
 from p2pfs.store.files import prepare_data_dir
 
@@ -28,7 +28,7 @@ NAMES = [multihash(SHA2_256, data) for data in BLOCKS]
 
 @pytest.fixture(autouse=True)
 def few_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DiskStore, "_make_shard_folders", lambda self: None)
+    monkeypatch.setattr(folders, "make_shards", lambda blocks: None)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from p2pfs.core.multihash import SHA2_256, multihash, shard_of
-from p2pfs.store import blockfile, files
+from p2pfs.store import blockfile, files, folders
 from p2pfs.store.changes import Changes
 from p2pfs.store.disk import DiskStore
 
@@ -17,7 +17,7 @@ BLOCK = multihash(SHA2_256, DATA)
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiskStore:
-    monkeypatch.setattr(DiskStore, "_make_shard_folders", lambda self: None)
+    monkeypatch.setattr(folders, "make_shards", lambda blocks: None)
     return DiskStore(tmp_path)
 
 
