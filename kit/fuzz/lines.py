@@ -106,7 +106,7 @@ def serve(data: bytes) -> Talk:
     party = PARTIES[data[0] % len(PARTIES)] if data else PARTIES[0]
     sent = b"".join(data[1:_MOST_SENT].splitlines(keepends=True)[:_MOST_LINES])
     server = Server(_spawn, lambda count: _NoWait(), _LIMITS)
-    server._handlers = dict.fromkeys(wire.VERBS, _answer)
+    server.handlers.update(dict.fromkeys(wire.VERBS, _answer))
     ours, theirs = socket.socketpair()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
     with ours:

@@ -1,4 +1,4 @@
-"""The answering side: listeners, one task for each connection, requests in order, handlers by verb.
+"""The answering side: listeners, and one task for each connection; what is asked there goes to `net/dispatch.py`.
 
 How tasks are spawned is injected: greenlets in the daemon, threads in tests. Who may connect how often is
 `net/doorman.py`. At the control socket the accept loop takes a slot before it accepts, so that who is too many waits
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol
 from p2pfs import errors, metrics
 from p2pfs.core import rights, wire
 from p2pfs.core.rights import Right
-from p2pfs.core.wire import Line
-from p2pfs.net import doorman, listen, tls
+from p2pfs.net import listen, tls
+from p2pfs.net.dispatch import Dispatcher, Handler
 from p2pfs.net.doorman import Doorman, Stranger
 from p2pfs.net.session import Session
 from p2pfs.net.stream import Limits, Stream
@@ -34,13 +34,6 @@ CONTROL_SLOTS = 128
 """Connections to the control socket; counted apart, so that an operator gets in when the node is full of peers."""
 ACCEPT_PAUSE_S = 0.1
 MAX_ACCEPT_PAUSE_S = 5.0
-MESSAGE_WEIGHTS = {"HAVE": 1 / 3, "DISCARD": 1.0, "PIN": 2.0}
-"""What a byte of a message counts for (`doorman.MESSAGES_PER_S`), by what it costs; of another control verb 1,
-of any other verb nothing."""
-ANSWER_WEIGHT = 1 / 4
-"""The same, for the answer to a message."""
-PROBES = ("HELLO", "PING", "PINGREQ", "MEMBERS")
-"""Messages that do not wait behind others: who answers a probe late is taken for dead."""
 REFUSING_S = 0.002
 """How long connections are refused without a pause; then for twice as long nothing is: a flood costs a third of a
 core at most, and what is refused slower fills the queue in which friends wait, too."""
@@ -57,7 +50,6 @@ class Slots(Protocol):
         """Give it back."""
 
 
-Handler = Callable[[Session, Line], None]
 Spawn = Callable[..., Any]
 Context = Callable[[], ssl.SSLContext]
 
@@ -89,7 +81,9 @@ class Server:
         self._doorman = Doorman(max_connections)
         self._doors: list[_Door] = []
         self._sessions: dict[Session, Stream] = {}
-        self._handlers: dict[str, Handler] = {}
+        self.handlers: dict[str, Handler] = {}
+        """By verb."""
+        self._dispatcher = Dispatcher(self.handlers, self._doorman, self._limits)
         self._is_draining = False
         self._control_role: Callable[[], str] = lambda: "read"
 
@@ -115,7 +109,7 @@ class Server:
 
     def start(self, handlers: dict[str, Handler]) -> None:
         """Begin to accept."""
-        self._handlers = handlers
+        self.handlers.update(handlers)
         for door in self._doors:
             if door.context is None:
                 self._spawn("accept-control", self._accept_control, door)
@@ -220,74 +214,15 @@ class Server:
         self._sessions[session] = stream
         metrics.CONNECTIONS.inc()
         try:
-            while not self._is_draining and self._refusal(party) is None and self._serve_one(session, stream):
-                pass
+            while not self._is_draining and self._refusal(party) is None:
+                if not self._dispatcher.serve_one(session, stream):
+                    break
         except errors.P2pfsError as error:
             log.debug("the connection ended: %s", error)
         finally:
             metrics.CONNECTIONS.dec()
             del self._sessions[session]
             stream.close()
-
-    def _serve_one(self, session: Session, stream: Stream) -> bool:
-        """Answer one request; False when the connection is over: ended by the client, or out of step."""
-        verb, outcome = "?", "OK"
-        session.begin()
-        try:
-            text = stream.read_line(self._limits.idle_s)
-            if not text:
-                return False
-            session.is_busy = True
-            line = wire.parse_request(text)
-            verb = line.verb.name
-            session.unread_bytes = line.length
-            self._check_rights(session, line)
-            self._handle(session, line)
-            if not session.has_replied:
-                raise RuntimeError(f"the handler of {verb} gave no answer")
-            return not session.unread_bytes
-        except errors.P2pfsError as error:
-            outcome = error.token
-            return self._refuse(session, stream, error, verb)
-        except Exception as error:
-            outcome = errors.InternalError.token
-            log.exception("%s from %s failed", verb, stream.peer_name)
-            failure = errors.InternalError(f"{verb} failed: {error!r}; see the node's log")
-            return self._refuse(session, stream, failure, verb)
-        finally:
-            if session.is_busy:
-                session.is_busy = False
-                metrics.REQUESTS.labels(verb, outcome).inc()
-
-    def _refuse(self, session: Session, stream: Stream, error: errors.P2pfsError, verb: str) -> bool:
-        """Send an ERR line; False when the connection cannot go on after it."""
-        log.debug("%s from %s: %s: %s", verb, stream.peer_name, error.token, error)
-        if session.has_replied or stream.is_gone:
-            return False
-        if isinstance(error, errors.DeadlinePassed) and not session.is_busy:
-            return False  # an idle connection, or half a line
-        stream.send(wire.format_error(error))
-        if error.is_fatal or wire.VERBS[verb].streams_in:
-            stream.linger()
-            return False
-        stream.skip(session.unread_bytes)
-        return True
-
-    def _check_rights(self, session: Session, line: Line) -> None:
-        refusal = rights.refusal(line.verb.needs, session.party.rights)
-        if refusal is not None:
-            raise errors.Forbidden(f"{line.verb.name} {refusal}")
-
-    def _handle(self, session: Session, line: Line) -> None:
-        """Have the request answered; a message that comes too fast after others of the same member waits before."""
-        party, name = session.party, line.verb.name
-        weight = MESSAGE_WEIGHTS.get(name, float(line.verb.is_control)) if party.kind == "member" else 0.0
-        kind, size = "probes" if name in PROBES else "messages", doorman.REQUEST_BYTES + weight * line.length
-        if weight and (wait_s := self._doorman.charge(party, kind, size)) > 0:
-            time.sleep(wait_s)
-        self._handlers[name](session, line)
-        if weight:
-            self._doorman.charge(party, kind, ANSWER_WEIGHT * session.sent_bytes)
 
     # --- the end -------------------------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ def answer(session: Session, line: Line) -> None:
 def serve(party: Party, sent: bytes) -> bytes:
     """All that a server says to these bytes and a closed end."""
     server = Server(spawn, semaphore, SHORT)
-    server._handlers = dict.fromkeys(wire.VERBS, answer)
+    server.handlers.update(dict.fromkeys(wire.VERBS, answer))
     ours, theirs = socket.socketpair()
     with ours:
         ours.settimeout(10.0)

@@ -154,7 +154,7 @@ def test_messages_of_one_member_wait_and_those_of_others_do_not(
         session.body()
         session.reply(bytes(40_000))
 
-    node.server._handlers.update(PIN=answer, PUTS=answer, PING=answer)
+    node.server.handlers.update(PIN=answer, PUTS=answer, PING=answer)
     greedy, friend = material(tmp_path / "greedy"), material(tmp_path / "friend")
     with contextlib.closing(ask(node, greedy)) as one, contextlib.closing(ask(node, friend)) as other:
         for _ in range(5):

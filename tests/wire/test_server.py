@@ -263,7 +263,7 @@ def test_who_does_not_read_is_let_go(hasty: Running) -> None:
             ends.append(error)
             raise
 
-    hasty.server._handlers["PINS"] = flood
+    hasty.server.handlers["PINS"] = flood
     with hasty.raw_local() as sock:
         sock.sendall(b"PINS\r\n")
         sock.recv(1)
@@ -504,7 +504,7 @@ def test_draining_lets_the_running_request_end(node: Running, tmp_path: Path) ->
         goes_on.wait()
         session.reply(b"done")
 
-    node.server._handlers["STATUS"] = slow
+    node.server.handlers["STATUS"] = slow
     with contextlib.closing(node.local()) as busy, contextlib.closing(node.member(tmp_path / "m")) as idle:
         answer = Task(busy.request, "STATUS")
         begun.wait()
@@ -525,7 +525,7 @@ def test_draining_ends_with_its_grace(node: Running) -> None:
         begun.set()
         never.wait()
 
-    node.server._handlers["STATUS"] = stuck
+    node.server.handlers["STATUS"] = stuck
     with contextlib.closing(node.local()) as busy:
         answer = Task(busy.request, "STATUS")
         begun.wait()
