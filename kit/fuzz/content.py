@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from p2pfs import errors
-from p2pfs.core import dag, dagpb, hamt, unixfs, varint
+from p2pfs.core import branch, dag, dagpb, hamt, unixfs, varint
 from p2pfs.core.car import CarReader, frame, header
 from p2pfs.core.chunker import Cutter
 from p2pfs.core.cid import CID, DAG_PB, RAW
@@ -167,7 +167,7 @@ def parse_forest(data: bytes) -> Forest:
     refused = 0
     for read in (
         lambda: dag.kind(root, block), lambda: dag.file_size(root, block), lambda: dag.symlink_target(root, block),
-        lambda: dag.leaf_payload(root, block), lambda: dag.children(root, block),
+        lambda: branch.payload(root, block), lambda: dag.children(root, block),
         lambda: _check_spans(forest, root), lambda: _check_walk(dag.walk(load, root)),
         lambda: [entry.name for entry in islice(dag.entries(load, root), _MOST)],
         lambda: dag.resolve(load, root, forest.path),

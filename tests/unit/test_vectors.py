@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from p2pfs import errors
-from p2pfs.core import car, dag, varint
+from p2pfs.core import branch, car, dag, varint
 from p2pfs.core.chunker import fixed_cuts
 from p2pfs.core.cid import CID
 from p2pfs.core.directory import Entry, build_directory, build_symlink
@@ -224,7 +224,7 @@ def test_an_inlined_entry_is_read_and_never_a_block() -> None:
     _, store, _ = read_car("identity-link")
     root = root_of("identity-link")
     inlined = [entry.cid for entry in dag.entries(store.load, root) if entry.cid.is_identity]
-    assert b"".join(bytes(dag.leaf_payload(cid, store.block(cid))) for cid in inlined) == b"inln1"
+    assert b"".join(bytes(branch.payload(cid, store.block(cid))) for cid in inlined) == b"inln1"
     assert not any(visit.cid.is_identity for visit in dag.walk(store.load, root))
 
 
