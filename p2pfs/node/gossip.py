@@ -16,6 +16,7 @@ from p2pfs.core.member import MAX_NEWS, MAX_ROWS, Member, news_from_wire, news_t
 from p2pfs.core.membership import TICK_S, Change
 from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
+from p2pfs.node.doubles import Doubles
 from p2pfs.node.peer import Peer
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,6 @@ MEET_S = 0.1
 SLICE = 64
 """Rows that are merged before others have their turn: a millisecond."""
 AHEAD_LOG_S = 60.0
-DOUBLES = 4
-"""Addresses that are looked at at once for a second node with our identity."""
 
 
 class Gossip:
@@ -51,11 +50,10 @@ class Gossip:
         self.cluster = cluster
         self._seeds = seeds
         self._on_change = on_change
-        self._on_clash = on_clash
         self._on_revoke = on_revoke
         self._group = green.Group("gossip")
+        self._doubles = Doubles(cluster, self._group, on_clash)
         self._seed_pause_s = SEED_RETRY_S
-        self._clashing: set[tuple[str, ...]] = set()
         self._meetings = green.Group("meetings")
         self._exchanging = green.Semaphore(1)
         self._ahead_logged = -math.inf
@@ -98,7 +96,7 @@ class Gossip:
 
     def _merge(self, rows: list[Member], sender_id: str) -> None:
         rows = self._of_our_time(rows, sender_id)
-        self._watch_identity(rows)
+        self._doubles.watch(rows)
         for row in rows:
             if row.id == sender_id and self.cluster.membership.get(sender_id) is None:
                 placement.prepare(sender_id)  # here, so that the hub does not stand still for many at once
@@ -313,30 +311,3 @@ class Gossip:
             self.hear_all(connection.request("MEMBERS", body=body), answer.id)
         finally:
             connection.close()
-
-    def _watch_identity(self, members: list[Member]) -> None:
-        """Somebody speaks of our id at another address: an old row of ours, or a second node with our key?"""
-        me = self.cluster.membership.me
-        for row in members:
-            is_news = row.id == me.id and row.addresses != me.addresses and row.addresses not in self._clashing
-            if is_news and len(self._clashing) < DOUBLES:
-                self._clashing.add(row.addresses)
-                self._group.spawn("identity", self._look_for_double, row.addresses)
-
-    def _look_for_double(self, addresses: tuple[str, ...]) -> None:
-        try:
-            for address in addresses:
-                try:
-                    answer = self.cluster.peers.meet(address)
-                except errors.P2pfsError as error:
-                    log.info("no second node with our identity at %s: %s", address, error)
-                    continue
-                mine = self.cluster.peers.caller.instance
-                # The instance begins with the time of start: the later one gives way, whoever notices.
-                if answer.id == self.cluster.id and answer.instance < mine:
-                    self._on_clash(errors.IdentityRefused(
-                        f"{address} has this node's identity (id {self.cluster.id}) and was there first; "
-                        "was the data directory copied? Remove identity.pem from one of the copies"
-                    ))
-        finally:
-            self._clashing.discard(addresses)

@@ -14,8 +14,9 @@ from p2pfs import errors, green
 from p2pfs.core import hlc, wire
 from p2pfs.core.member import MAX_INCARNATION, MAX_NEWS, MAX_ROWS, Member, news_to_wire
 from p2pfs.core.membership import Membership, Timing
+from p2pfs.node import doubles
 from p2pfs.node.cluster import Cluster
-from p2pfs.node.gossip import DOUBLES, SLICE, Gossip
+from p2pfs.node.gossip import SLICE, Gossip
 from p2pfs.node.hello import Caller
 from p2pfs.node.peers import Peers
 
@@ -90,4 +91,4 @@ def test_an_incarnation_of_the_far_future_outranks_nobody(gossip: Gossip, caplog
 def test_an_identity_at_thousands_of_addresses_is_looked_for_at_few_at_once(gossip: Gossip) -> None:
     twins = [member(0)._replace(addresses=(f"127.0.0.1:{port}",)) for port in range(2000, 2000 + MAX_ROWS)]
     gossip.hear_all(news(member(1), *twins), "gossip-1")
-    assert len(gossip._group) <= DOUBLES
+    assert len(gossip._group) <= doubles.AT_ONCE
