@@ -158,9 +158,10 @@ class Client:
     ) -> Path:
         """Fetch a file or directory, verified; returns where it is now.
 
-        It appears under its name complete or not at all. An interrupted get leaves a hidden part beside it, and the
-        next one continues from that. `path`: the new name, or an existing folder to put it into; by default the
-        current folder. Raises Refused when the target exists (`force` overwrites a file), before anything is fetched.
+        It appears under its name complete or not at all. An interrupted get by the control socket leaves a hidden part
+        beside it, and the next one continues from that; by HOST:PORT it begins anew. `path`: the new name, or an
+        existing folder to put it into; by default the current folder. Raises Refused when the target exists (`force`
+        overwrites a file), before anything is fetched.
         """
         from pathlib import Path
 

@@ -72,6 +72,7 @@ def fetch_into(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: On
         row = wire.parse_json(part, dict)
         if progress is not None:
             progress(parse(Progress, row))
+    check_cid(parts.end.cid, cid)
     size = os.fstat(fd).st_size
     if size != parts.end.size:
         raise errors.Refused(f"{cid}: the file has {size} bytes now, not {parts.end.size}; somebody else writes to it")
@@ -80,20 +81,34 @@ def fetch_into(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: On
 def read_into(
     calls: Calls, fd: int, cid: CID, size: int | None, deadline: Deadline, progress: OnProgress | None
 ) -> None:
-    """Write a stored file's bytes as they come, from the start: here nobody could prove what is there already."""
+    """Write a stored file's bytes as they come, from the start: here nobody could prove what is there already.
+
+    So after a failure nothing stays.
+    """
     os.ftruncate(fd, 0)
-    parts = calls.parts(deadline, ReadEnd, "READ", str(cid), 0, None)
-    done = 0
-    for part in parts:
-        view = memoryview(part)
-        while view:
-            count = os.pwrite(fd, view, done)
-            view = view[count:]
-            done += count
-        if progress is not None:
-            progress(Progress(done, size))
-    if done != parts.end.size:
-        raise errors.ProtocolError(f"{cid}: {parts.end.size} bytes were announced, {done} came")
+    try:
+        parts = calls.parts(deadline, ReadEnd, "READ", str(cid), 0, None)
+        done = 0
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                count = os.pwrite(fd, view, done)
+                view = view[count:]
+                done += count
+            if progress is not None:
+                progress(Progress(done, size))
+        check_cid(parts.end.cid, cid)
+        if done != parts.end.size:
+            raise errors.ProtocolError(f"{cid}: {parts.end.size} bytes were announced, {done} came")
+    except BaseException:
+        os.ftruncate(fd, 0)
+        raise
+
+
+def check_cid(sent: CID, wanted: CID) -> None:
+    """Raises ProtocolError when a node sent something else than what it was asked for."""
+    if sent != wanted:
+        raise errors.ProtocolError(f"the node sent {sent} for {wanted}")
 
 
 def get_symlink(found: Stat, target: str, force: bool) -> None:

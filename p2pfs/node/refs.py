@@ -31,14 +31,14 @@ def resolve(ref: str, pinning: Pinning, fetcher: Fetcher) -> Found:
         raise errors.UsageError("an empty REF; give a CID, a pin's name, sha256:HEX or CID/path")
     if ref.startswith("sha256:"):
         return _by_sha256(ref.removeprefix("sha256:").lower(), pinning)
-    text = ref.removeprefix("ipfs://").removeprefix("/ipfs/")
-    named = pinning.run(pinning.catalog.find_name, ref)
-    if named:
-        return Found(named.cid, named, ())
-    head, *rest = text.split("/")
+    head, *rest = ref.removeprefix("ipfs://").removeprefix("/ipfs/").split("/")
     try:
+        # Before any name: whatever somebody called something, a CID means the bytes that it is the hash of.
         cid = CID.parse(head)
     except errors.BadCid as error:
+        named = pinning.run(pinning.catalog.find_name, ref)
+        if named:
+            return Found(named.cid, named, ())
         cid, rest = _by_name_and_path(ref, pinning, error)
     path = tuple(part.encode("utf-8", "surrogateescape") for part in rest if part)
     return Found(dag.resolve(fetcher.branch, cid, path), None, path)

@@ -14,6 +14,7 @@ from p2pfs.core.pins import Pin
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
 from p2pfs.node import census
+from p2pfs.node.pinning import Pinning
 from p2pfs.node.progress import reporting
 from p2pfs.node.reading import Transfer
 from p2pfs.node.refs import Found, resolve
@@ -159,22 +160,27 @@ def restore(services: Services, session: Session, line: Line) -> None:
 def _last_known(services: Services, ref: str) -> list[Pin]:
     """The pins that UNPIN of the REF removed last; live ones, where they are restored already."""
     pinning, catalog = services.pinning, services.pinning.catalog
+    try:
+        cid = CID.parse(ref.removeprefix("ipfs://").removeprefix("/ipfs/"))
+    except errors.BadCid:
+        return [_last_named(pinning, ref)]
+    records = pinning.run(catalog.find_removed, cid=cid) or pinning.run(catalog.find_cid, cid)
+    if not records:
+        raise errors.NotFound(f"{cid} was not pinned, or it is forgotten that it was removed")
+    return records
+
+
+def _last_named(pinning: Pinning, ref: str) -> Pin:
+    catalog = pinning.catalog
     if ref.startswith("sha256:"):
         digest = ref.removeprefix("sha256:").lower()
         live, removed = pinning.run(catalog.find_sha256, digest), pinning.run(catalog.find_removed, sha256=digest)
     else:
         live, removed = pinning.run(catalog.find_name, ref), pinning.run(catalog.find_removed, name=ref)
     last = max([*removed[:1], *([live] if live else [])], key=lambda pin: pin.stamp, default=None)
-    if last is not None:
-        return [last]
-    try:
-        cid = CID.parse(ref.removeprefix("ipfs://").removeprefix("/ipfs/"))
-    except errors.BadCid:
-        raise errors.NotFound(f"{ref!r}: no removed pin is called so; give its name, CID or sha256:HEX") from None
-    records = pinning.run(catalog.find_removed, cid=cid) or pinning.run(catalog.find_cid, cid)
-    if not records:
-        raise errors.NotFound(f"{cid} was not pinned, or it is forgotten that it was removed")
-    return records
+    if last is None:
+        raise errors.NotFound(f"{ref!r}: no removed pin is called so; give its name, CID or sha256:HEX")
+    return last
 
 
 def export(services: Services, session: Session, line: Line) -> None:

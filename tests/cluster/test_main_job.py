@@ -59,6 +59,25 @@ def test_every_way_to_name_a_file(cluster: Cluster, big_file: Path) -> None:
         assert b.json("stat", ref)[0]["cid"] == receipt["cid"]
 
 
+def test_a_pin_that_is_called_like_a_cid_takes_nothing_over(cluster: Cluster, big_file: Path, tmp_path: Path) -> None:
+    a, b, _ = cluster
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "inside").write_bytes(random.randbytes(100_000))
+    a.cli("store", str(tree))
+    inside = a.json("id", str(tree / "inside"))[0]["cid"]
+    one = a.json("store", f"--name=one-{inside[-8:]}", str(tree / "inside"))[0]
+    other = a.json("store", f"--name={inside}", str(big_file))[0]["cid"]
+    assert other != inside == one["cid"]
+    assert b.json("stat", inside)[0]["cid"] == inside
+    assert b.cli("get", inside, "-o", str(tmp_path / "back")) and (tmp_path / "back").stat().st_size == 100_000
+    b.cli("get", "tree", "-o", str(tmp_path / "tree-back"))
+    assert is_same_tree(tree, tmp_path / "tree-back")
+    assert [row["name"] for row in a.json("rm", inside)] == [one["name"]]
+    assert [row["name"] for row in a.json("restore", inside)] == [one["name"]]
+    assert [row["name"] for row in a.json("rm", other)] == [inside]
+
+
 def test_a_tree_comes_back_with_everything_in_it(cluster: Cluster, tmp_path: Path) -> None:
     a, b, _ = cluster
     tree = make_tree(tmp_path)

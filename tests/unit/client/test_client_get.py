@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfs import CID, Client, errors
-from p2pfs.client import files
+from p2pfs.client import files, getting
 from p2pfs.core import wire
 from tests.unit.client.fake_node import FakeNode, Link, Talk, cid_of, data_of, read_tree
 
@@ -244,6 +244,28 @@ def test_the_name_of_what_is_got_stays_in_its_folder(ref: str, pins: list[str]) 
     part = files.part_path(os.path.join("folder", name), str(cid))
     assert os.path.dirname(part) == "folder"
     assert len(os.fsencode(os.path.basename(part))) <= 255
+
+
+def test_an_interrupted_get_from_afar_leaves_nothing(remote: tuple[FakeNode, Client], here: Path) -> None:
+    node, client = remote
+    node.keep(data_of(100_000), "f")
+
+    def break_off(talk: Talk, line: wire.Line) -> None:
+        talk.part(data_of(60_000))
+        raise errors.Unreachable("it broke off")
+
+    node.hooks["READ"] = break_off
+    with pytest.raises(errors.Unreachable):
+        client.get("f")
+    assert os.listdir() == []
+
+
+def test_something_else_than_was_asked_for_is_no_file(node: FakeNode, client: Client, here: Path) -> None:
+    cid, other = node.keep(data_of(1000)), node.keep(data_of(2000))
+    node.pinned[cid] = other
+    for into in (getting.fetch_into, lambda *words: getting.read_into(*words[:3], None, *words[3:])):
+        with open("f", "w+b") as file, pytest.raises(errors.ProtocolError, match=f"the node sent {other} for {cid}"):
+            into(client._calls, file.fileno(), CID.parse(cid), client._deadline(), None)
 
 
 def test_a_get_waits_while_the_node_lets_go_of_an_interrupted_one(node: FakeNode, client: Client, here: Path) -> None:
