@@ -199,7 +199,8 @@ def test_the_example_of_encryption_opens() -> None:
 
 def test_the_page_on_encryption_names_the_options_of_store() -> None:
     words = re.findall(r"--[a-z-]+", " ".join(row[0] for row in cells(section("ENCRYPTION.md", "Use"))))
-    assert set(words) == {*re.findall(r"--(?:encrypt|passphrase|convergent|plain)\b", usage.USAGE), "--key-file"}
+    kinds = re.findall(r"--(?:encrypt|passphrase|convergent|plain)\b", usage.USAGE)
+    assert set(words) == {*kinds, "--key-file", "--passphrase-file"}
 
 
 # --- docs/OPERATIONS.md and docs/STORE.md ------------------------------------------------------------

@@ -68,11 +68,16 @@ class Call:
     @property
     def encrypt(self) -> bool | str | None:
         """How a store is to be encrypted, as `Client.store` takes it; None: as client.ini says."""
+        key_file, passphrase_file = self.options["--key-file"], self.options["--passphrase-file"]
         if self.options["--plain"]:
             return False
-        if self.options["--passphrase"] or self.options["--convergent"]:
-            return "passphrase" if self.options["--passphrase"] else "convergent"
-        if self.options["--key-file"] is not None:
+        if self.options["--passphrase"] or passphrase_file is not None:
+            if key_file is not None or self.options["--convergent"]:
+                raise errors.UsageError("the key comes from one place: a passphrase, or a key file")
+            return "passphrase"
+        if self.options["--convergent"]:
+            return "convergent"
+        if key_file is not None:
             return "key-file"
         return True if self.options["--encrypt"] else None
 

@@ -68,8 +68,8 @@ Options of all verbs:
                      as long as it advances, and ends after 60 s of silence
   --key-file=FILE    32 secret bytes (or 64 hex digits) in a file that is yours alone, made by
                      (umask 077; openssl rand -hex 32 > FILE): for links that say #f=
-  --passphrase-file=FILE  a file with the passphrase for links that say #p=; without it
-                     $P2PFS_PASSPHRASE, else it is asked for on the terminal
+  --passphrase-file=FILE  a file with the passphrase for links that say #p=, and to store so;
+                     without it $P2PFS_PASSPHRASE, else it is asked for on the terminal
   -h --help          this text
   --version          the version
 
@@ -159,7 +159,10 @@ def explain_misuse(argv: list[str], verbs: list[str]) -> str:
         return f"usage: {synopsis(verb)}\n       see p2pfs-cli --help"
     if not words:
         return f"a verb is missing: {', '.join(verbs)}; see p2pfs-cli --help"
-    return f"{words[0]!r} is no verb{_nearest(difflib.get_close_matches(words[0], verbs, 1))}; see p2pfs-cli --help"
+    from p2pfs.crypt import without_key
+
+    shown = without_key(words[0])
+    return f"{shown!r} is no verb{_nearest(difflib.get_close_matches(words[0], verbs, 1))}; see p2pfs-cli --help"
 
 
 def _nearest(matches: list[str]) -> str:

@@ -48,7 +48,8 @@ def read_settings(path: str | None = None) -> Settings:
         raise errors.ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'it is no UTF-8'}") from None
     import configparser  # here, as few users have the file
 
-    parser = configparser.ConfigParser(interpolation=None)
+    # Without a name for defaults, [DEFAULT] is a section like others, and so unknown.
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
     try:
         if len(text) > MAX_SECRET_BYTES:
             raise configparser.Error(f"over {MAX_SECRET_BYTES} characters")

@@ -12,9 +12,18 @@ SCHEME = "p2pfs:"
 """How a link begins."""
 
 
+_KEY_CHARS = len("k=") + 43
+
+
 def is_link(ref: object) -> bool:
-    """True for a REF that is meant as a link to something encrypted."""
-    return isinstance(ref, str) and ref.startswith(SCHEME)
+    """True for a REF that is meant as a link to something encrypted: also for one that lost its beginning.
+
+    No node must be asked about such a one: it has the key in it.
+    """
+    if not isinstance(ref, str):
+        return False
+    fragment = ref.rpartition("#")[2].strip()
+    return ref.startswith(SCHEME) or (fragment.startswith("k=") and len(fragment) == _KEY_CHARS)
 
 
 def without_key(ref: str) -> str:

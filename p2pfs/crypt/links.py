@@ -44,7 +44,9 @@ class Link(NamedTuple):
         if len(text) > MAX_CHARS:
             raise errors.UsageError(f"{len(text)} characters are no link")
         named, mark, fragment = text.removeprefix(SCHEME).rpartition("#")
-        if not text.startswith(SCHEME) or not mark:
+        if not text.startswith(SCHEME):
+            raise errors.UsageError("a link looks like p2pfs:CID#k=KEY; p2pfs: at its beginning is missing here")
+        if not mark:
             raise errors.UsageError("a link looks like p2pfs:CID#k=KEY; the part from # on is missing here")
         head, *rest = named.split("/")
         try:

@@ -332,7 +332,8 @@ def test_client_ini(node: FakeNode, here: Path, no_settings: Path, key_file: Pat
         with pytest.raises(errors.UsageError, match="encrypt = 'yes'"):
             client.store(here / "f", encrypt="yes")
     for wrong in ("encrypt = always\n", "[store]\nencrypt = yes\n", "[store]\nencript = always\n", "[other]\n",
-                  "[store]\nkey = none\n", "[store]\n" + "#" * 5000, "[store]\nencrypt\n"):
+                  "[DEFAULT]\nencrypt = always\n", "[store]\nkey = none\n", "[store]\n" + "#" * 5000,
+                  "[store]\nencrypt\n"):
         no_settings.write_text(wrong)
         with Client(node.address) as client, pytest.raises(errors.ConfigError, match=r"client\.ini"):
             client.store(here / "f")
@@ -566,6 +567,37 @@ def test_passphrases_come_from_a_file_or_the_environment(node: FakeNode, run: Ru
     assert run("cat", link).returncode == 2
     (run.folder / "words").chmod(0o644)
     assert run("--passphrase-file=words", "cat", link).returncode == 9
+
+
+def test_a_passphrase_file_is_a_wish_to_encrypt(run: Runner, key_file: Path) -> None:
+    make(run.folder / "f", 100)
+    (run.folder / "words").write_text(SECRET)
+    (run.folder / "words").chmod(0o600)
+    for wish in ((), ("--encrypt",), ("--passphrase",)):
+        assert "#p=" in run.json("--passphrase-file=words", "store", *wish, "f")[0]["link"]
+    assert run.json("--passphrase-file=words", "store", "--plain", "f")[0]["link"] is None
+    for other in (("--convergent",), (f"--key-file={key_file}",)):
+        assert run("--passphrase-file=words", "store", *other, "f").returncode == 2
+
+
+@pytest.mark.parametrize("lost", ["p2pfs:", "p2p", "p2pfs"])
+def test_a_link_that_lost_its_beginning_is_asked_nobody_about(node: FakeNode, run: Runner, lost: str) -> None:
+    make(run.folder / "f", 100)
+    link = run.json("store", "--encrypt", "f")[0]["link"]
+    key = link.partition("=")[2].encode()
+    node.requests.clear()
+    for words in (["get", link.removeprefix(lost)], ["cat", f" {link}"], ["rm", link.upper()[:6] + link[6:]], [link]):
+        done = run(*words)
+        assert done.returncode == 2 and key not in done.stderr + done.stdout, words
+    assert node.requests == []
+
+
+def test_what_hides_its_bytes_is_not_encrypted_as_nothing(node: FakeNode, client: Client) -> None:
+    with pytest.raises(errors.Refused, match="'/proc/version': its size is not known, so give it through a pipe"):
+        client.store("/proc/version", encrypt=True)
+    with open("/proc/version", "rb") as file:
+        link = link_of(client, file)
+    assert b"".join(client.read(link)) == Path("/proc/version").read_bytes()
 
 
 def test_always_in_client_ini_and_plain_on_the_command_line(run: Runner, no_settings: Path) -> None:
