@@ -23,7 +23,7 @@ from p2pfs.core.directory import Entry, build_directory, build_symlink, show
 from p2pfs.core.layout import BalancedLayout, Link
 from p2pfs.core.multihash import Multihash, multihash
 from p2pfs.core.profile import Profile
-from p2pfs.tree import open_file, scan
+from p2pfs.tree import open_file, reading, scan
 
 THREADS = min(4, max(2, os.cpu_count() or 2))
 AHEAD = THREADS + 2
@@ -104,23 +104,27 @@ class _Identifier:
     def _file(self, path: bytes) -> Link:
         fd = open_file(path)
         try:
-            before = os.fstat(fd)
-            size = before.st_size
-            if not size:
-                # Nothing, or a file whose size the system does not know (in /proc).
-                return self.stream(lambda view: os.readv(fd, [view]))
-            if size <= min(SMALL_BYTES, self._profile.min_leaf_bytes):
-                link = self._small(os.read(fd, size))
-            elif self._profile.is_fixed:
-                link = self._fixed(fd, size)
-            else:
-                link = self.stream(lambda view: os.readv(fd, [view]))
-            after = os.fstat(fd)
-            if link.size != size or (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                raise errors.Refused(f"{show(path)} was changed while it was read")
-            return link
+            with reading(path):
+                return self._open_file(fd, path)
         finally:
             os.close(fd)
+
+    def _open_file(self, fd: int, path: bytes) -> Link:
+        before = os.fstat(fd)
+        size = before.st_size
+        if not size:
+            # Nothing, or a file whose size the system does not know (in /proc).
+            return self.stream(lambda view: os.readv(fd, [view]))
+        if size <= min(SMALL_BYTES, self._profile.min_leaf_bytes):
+            link = self._small(os.read(fd, size))
+        elif self._profile.is_fixed:
+            link = self._fixed(fd, size)
+        else:
+            link = self.stream(lambda view: os.readv(fd, [view]))
+        after = os.fstat(fd)
+        if link.size != size or (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise errors.Refused(f"{show(path)} was changed while it was read")
+        return link
 
     def _small(self, data: bytes) -> Link:
         self._done(len(data))

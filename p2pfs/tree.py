@@ -92,6 +92,20 @@ def open_file(path: bytes) -> int:
     raise errors.Refused(f"{show(path)} was a file and is none any more")
 
 
+def hides_bytes(fd: int, size: int) -> bool:
+    """True for a regular file of which the system says that it is empty, and it is not (/proc, some of FUSE)."""
+    return not size and bool(os.pread(fd, 1, 0))
+
+
+@contextlib.contextmanager
+def reading(path: bytes) -> Iterator[None]:
+    """What the system refuses inside the block is raised as NotFound or Refused that names the path."""
+    try:
+        yield
+    except OSError as error:
+        _cannot("read", path, error)
+
+
 def _look(name: bytes, path: bytes) -> Event:
     try:
         found = os.lstat(path)

@@ -23,7 +23,7 @@ from p2pfs.crypt import index, keys, segments
 from p2pfs.crypt.index import Row
 from p2pfs.crypt.links import Link
 from p2pfs.crypt.segments import KEY_BYTES, PREFIX_BYTES, SALT_BYTES, Cipher, Segment
-from p2pfs.tree import Event, open_file, scan
+from p2pfs.tree import Event, hides_bytes, open_file, reading, scan
 
 CHUNKER = "fixed-1MiB"
 """A segment is a leaf then, whatever the cluster's setting is."""
@@ -151,7 +151,10 @@ class Sealer:
     def _path(self, name: bytes, path: bytes, key: bytes) -> tuple[bytes, int]:
         fd = open_file(path)
         try:
-            return self._file(name, fd, key, show(path))
+            with reading(path):
+                if hides_bytes(fd, os.fstat(fd).st_size):
+                    raise errors.Refused(f"{show(path)}: its size is not known, so give it through a pipe")
+                return self._file(name, fd, key, show(path))
         finally:
             os.close(fd)
 

@@ -26,7 +26,7 @@ from p2pfs.client.parsing import parse
 from p2pfs.core import wire
 from p2pfs.core.directory import show
 from p2pfs.net.connection import Connection
-from p2pfs.tree import Event, open_file, scan
+from p2pfs.tree import Event, hides_bytes, open_file, reading, scan
 
 ALIVE_S = 15.0
 """A source that is silent for so long makes us send a sign of life; the node gives up after 60 s without one."""
@@ -206,22 +206,30 @@ def send_file(out: Outgoing, event: Event, is_root: bool) -> None:
     """A regular file: in line when it is small and one of many, else by descriptor where that can be passed."""
     fd = open_file(event.path)
     try:
-        before = os.fstat(fd)
-        is_small = before.st_size <= SMALL_BYTES and not is_root
-        if out.is_local and not is_small:
-            out.record("FD", event.name, fds=(fd,))
-            return
-        if is_small:
-            data = os.read(fd, SMALL_BYTES)
-            done = len(data)
-            out.gather("SMALL", event.name, body=data)
-        else:
-            done = send_pieces(out, event.name, fd)
-        after = os.fstat(fd)
-        if done != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise errors.Refused(f"{show(event.path)} was changed while it was read; store it again")
+        with reading(event.path):
+            _send_open(out, event, fd, is_root)
     finally:
         os.close(fd)
+
+
+def _send_open(out: Outgoing, event: Event, fd: int, is_root: bool) -> None:
+    before = os.fstat(fd)
+    is_small = before.st_size <= SMALL_BYTES and not is_root
+    if hides_bytes(fd, before.st_size):
+        send_pieces(out, event.name, fd)
+        return
+    if out.is_local and not is_small:
+        out.record("FD", event.name, fds=(fd,))
+        return
+    if is_small:
+        data = os.read(fd, SMALL_BYTES)
+        done = len(data)
+        out.gather("SMALL", event.name, body=data)
+    else:
+        done = send_pieces(out, event.name, fd)
+    after = os.fstat(fd)
+    if done != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise errors.Refused(f"{show(event.path)} was changed while it was read; store it again")
 
 
 def send_pieces(out: Outgoing, name: bytes, fd: int) -> int:
@@ -252,12 +260,13 @@ def send_open_file(out: Outgoing, file: IO[bytes]) -> None:
 
 
 def whole_file(file: IO[bytes]) -> int | None:
-    """The descriptor of a regular file that is open for reading and at its start."""
+    """The descriptor of a regular file that is open for reading, at its start, and of a size that the system knows."""
     if not isinstance(file, (io.FileIO, io.BufferedReader)):
         return None
     fd = file.fileno()
-    is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
-    return fd if is_regular and file.tell() == 0 else None
+    found = os.fstat(fd)
+    is_whole = stat.S_ISREG(found.st_mode) and file.tell() == 0 and not hides_bytes(fd, found.st_size)
+    return fd if is_whole else None
 
 
 def send_stream(out: Outgoing, file: IO[bytes]) -> None:

@@ -10,12 +10,15 @@ from p2pfs.core.chunker import Cutter, fixed_cuts
 from p2pfs.node.buffers import Buffers
 from p2pfs.node.leaves import FileIngest
 from p2pfs.store.jobs import cuts_from
+from p2pfs.tree import hides_bytes
 
 
 def add_descriptor(file: FileIngest, fd: int) -> None:
-    """All leaves of an open regular file. Raises Refused when it changes meanwhile."""
+    """All leaves of an open regular file. Raises Refused when it changes meanwhile, or its size is not known."""
     profile = file.ingest.profile
     before = os.fstat(fd)
+    if hides_bytes(fd, before.st_size):
+        raise errors.Refused("the system says that the file is empty, and it is not; send it as a stream")
     if profile.is_fixed or before.st_size <= profile.min_leaf_bytes:
         _add_fixed(file, fd, before.st_size)
     else:

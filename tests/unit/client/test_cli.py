@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -189,6 +190,13 @@ def test_id_needs_no_node(run: Runner, tmp_path: Path) -> None:
     cid = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
     assert done.stdout.decode() == f"{cid}  empty\n{cid}  -\n"
     assert run.json("id", "empty")[0]["cid"] == cid
+
+
+def test_a_read_error_names_the_file_and_the_others_are_tried(run: Runner) -> None:
+    (run.folder / "f").write_bytes(b"f")
+    done = run("id", "/proc/self/mem", "f")
+    assert done.returncode == 9 and done.stdout.endswith(b"  f\n")
+    assert re.search(rb"cannot read '/proc/[0-9]+/mem': Input/output error", done.stderr)
 
 
 @pytest.mark.parametrize("cls", [errors.NotFound, errors.Corrupt, errors.NoSpace, errors.TooFewNodes, errors.Refused])

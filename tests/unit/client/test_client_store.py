@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import socket
@@ -30,6 +31,30 @@ def test_a_regular_file_goes_by_descriptor(node: FakeNode, client: Client, tmp_p
     assert node.records == ["FD"]
     assert node.options == {"name": "model.bin", "replicas": 3, "chunker": "fixed-256KiB"}
     assert (stored.size, stored.replicas, stored.nodes) == (3 * MIB, 2, ["a", "b"])
+
+
+def test_what_hides_its_bytes_is_stored_to_its_end(node: FakeNode, client: Client, here: Path) -> None:
+    wanted = Path("/proc/version").read_bytes()
+    assert node.trees[str(client.store("/proc/version").cid)] == wanted
+    with open("/proc/version", "rb") as file:
+        assert node.trees[str(client.store(file).cid)] == wanted
+    assert "FD" not in node.records
+
+
+def test_a_read_error_names_the_file(
+    node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("tree").mkdir()
+    Path("tree/bad").write_bytes(b"bad")
+    monkeypatch.setattr(os, "read", lambda *_: raise_os_error(errno.EIO))
+    for encrypt in (False, True):
+        monkeypatch.setattr(os, "pread", lambda *_: raise_os_error(errno.EIO))
+        with pytest.raises(errors.Refused, match=r"cannot read .*/tree/bad.: Input/output error"):
+            client.store("tree", encrypt=encrypt)
+
+
+def raise_os_error(number: int) -> bytes:
+    raise OSError(number, os.strerror(number))
 
 
 def test_an_open_file_goes_by_descriptor_from_its_start_and_else_in_line(
