@@ -69,6 +69,8 @@ class Corrupt(P2pfsError):
     token = "CORRUPT"
     exit_code = 5
     is_retryable = True
+    is_in_place = False
+    """Set by a disk for a bad copy that it could not move to quarantine: `has` still says that it is here."""
 
 
 class Malformed(P2pfsError):

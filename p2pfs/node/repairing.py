@@ -168,11 +168,13 @@ class Repair:
             with self._buffers.buffer() as view:
                 length = self._fetcher.from_others(cid, view)
                 with view[:length] as data:
-                    self._local.put(block, data, is_verified=True)
+                    is_new = self._local.put(block, data, is_verified=True) is not None
+                if not is_new:  # a reader was faster, or the bad copy could not be moved: its length may be right
+                    self._local.run(self._local.store.read, block, view)
             self._count(length)
             log.info("a good copy of %s is here again", cid)
         except errors.P2pfsError as error:
-            log.warning("no good copy of %s could be fetched: %s", cid, error)
+            log.warning("there is no good copy of %s here: %s", cid, error)
 
     def _rest(self, size: int) -> None:
         """Wait until the rate allows for one more block; what users do goes first."""

@@ -172,7 +172,7 @@ class Scrub:
                 self._run = None
 
     def _verify(self, shard: int, rate: int, run: Run | None) -> None:
-        """Read every block of a shard. It counts as verified when nothing but bad copies came between."""
+        """Read every block of a shard. It counts as verified when nothing came between but bad copies that went."""
         began = _now()
         self._schedule.begin(shard, began)
         self._pace.set_rate(rate)
@@ -200,7 +200,11 @@ class Scrub:
             run.note_failure(failure)
 
     def _read(self, block: Multihash, view: memoryview, run: Run | None) -> int:
-        """Verify a block; its length, 0 when it is bad or gone. Raises what says nothing about the block."""
+        """Verify a block; its length, 0 when it is bad or gone.
+
+        Raises what says nothing about the block, and Corrupt when the bad copy could not be moved out of its place:
+        there it still counts as a copy, and no good one can be written.
+        """
         try:
             length = self._local.read(block, view)
         except errors.NotFound:  # removed meanwhile
@@ -210,8 +214,10 @@ class Scrub:
             self._bad_blocks += 1
             if run is not None:
                 run.bad_blocks += 1
-                if len(run.bad) < MAX_REMEMBERED:
+                if len(run.bad) < MAX_REMEMBERED and not error.is_in_place:
                     run.bad.append(block)
+            if error.is_in_place:
+                raise
             return 0
         metrics.BLOCKS_SCRUBBED.inc()
         metrics.BYTES_SCRUBBED.inc(length)

@@ -61,7 +61,8 @@ class BlockStore(Protocol):
 
         What this returns was hashed after it was read. A copy that does not match its name, or cannot be
         read, is moved to quarantine before Corrupt is raised: it is never served, and `has` is False from
-        then on. Raises NotFound, Corrupt. The buffer's content is undefined after an error.
+        then on. Where the disk refuses to move it, Corrupt has `is_in_place`, and what the others say of the
+        block is not to be relied on. Raises NotFound, Corrupt. The buffer's content is undefined after an error.
         """
 
     def put(self, block: Multihash, data: memoryview, is_verified: bool = False) -> int | None:

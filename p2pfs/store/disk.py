@@ -124,7 +124,7 @@ class DiskStore:
             if error.errno in _NOT_THE_FILES_FAULT:
                 raise disk_error(f"cannot read {path}", error) from error
             why = f"it cannot be read: {error.strerror}"
-        raise errors.Corrupt(f"block {path}: {why}; {self._condemn(block, path, inode)}")
+        raise self._condemn(block, path, inode, why)
 
     def iterate(self, shard: int) -> Iterator[Multihash]:
         """See `BlockStore.iterate`."""
@@ -254,17 +254,25 @@ class DiskStore:
 
     # --- bad copies ----------------------------------------------------------------------------------
 
-    def _condemn(self, block: Multihash, path: str, inode: int | None) -> str:
-        """Quarantine the file that was read, unless a good one has taken its place; says what was done."""
+    def _condemn(self, block: Multihash, path: str, inode: int | None, why: str) -> errors.Corrupt:
+        """Quarantine the file that was read, unless a good one has taken its place; the error that says so."""
+        is_in_place = False
         try:
             with self._changes.of(block) as shard:
                 if inode is not None and os.stat(path).st_ino != inode:
-                    return "it was replaced meanwhile"
-                return f"moved to {self._quarantine.take(path, shard)}"
-        except ABSENT:
-            return "it was removed meanwhile"
+                    done = "it was replaced meanwhile"
+                else:
+                    done = f"moved to {self._quarantine.take(path, shard)}"
         except OSError as error:
-            return f"it could not be moved to quarantine ({error.strerror}), move it out of the way by hand"
+            # What is absent may be the place that it was to go to.
+            if isinstance(error, ABSENT) and not os.path.lexists(path):
+                done = "it was removed meanwhile"
+            else:
+                is_in_place = True
+                done = f"it could not be moved to quarantine ({error.strerror}), move it out of the way by hand"
+        found = errors.Corrupt(f"block {path}: {why}; {done}")
+        found.is_in_place = is_in_place
+        return found
 
     def quarantined(self) -> int:
         """See `BlockStore.quarantined`."""

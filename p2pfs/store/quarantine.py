@@ -7,6 +7,7 @@ import os
 import stat
 import time
 
+from p2pfs.store.blockfile import make_folder
 from p2pfs.store.files import disk_error
 from p2pfs.store.space import Space
 
@@ -35,6 +36,8 @@ class Quarantine:
         """How many bad copies are here. Raises NoSpace, Busy, Refused."""
         try:
             return len(os.listdir(self._folder))
+        except FileNotFoundError:  # somebody removed the folder
+            return 0
         except OSError as error:
             raise disk_error(f"cannot list {self._folder}", error) from error
 
@@ -50,5 +53,11 @@ def move(path: str, folder: str) -> str:
         if not os.path.lexists(target):
             break
         target = f"{base}-{number}"
-    os.rename(path, target)
+    try:
+        os.rename(path, target)
+    except FileNotFoundError:
+        if not os.path.lexists(path):
+            raise
+        make_folder(folder)  # somebody removed it
+        os.rename(path, target)
     return target

@@ -181,9 +181,31 @@ def test_a_bad_copy_that_cannot_be_moved_is_still_not_served(
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", fail_with(errno.ENOSPC))
         for _ in range(2):
-            with pytest.raises(errors.Corrupt, match="could not be moved to quarantine"):
+            with pytest.raises(errors.Corrupt, match="could not be moved to quarantine") as found:
                 store.read(BLOCK, BUFFER)
+            assert found.value.is_in_place
     check_condemned(store)
+
+
+def test_a_bad_copy_goes_to_quarantine_after_somebody_removed_the_folder(
+    store: DiskStore, path: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "quarantine")
+    assert store.quarantined() == 0
+    replace(path, bytes(len(DATA)))
+    check_condemned(store)
+    assert store.usage() == (1, len(DATA), True)
+
+
+def test_a_bad_copy_that_has_nowhere_to_go_is_not_said_to_be_gone(
+    store: DiskStore, path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "quarantine").rmdir()
+    (tmp_path / "quarantine").write_bytes(b"no folder")
+    replace(path, bytes(len(DATA)))
+    with pytest.raises(errors.Corrupt, match="could not be moved to quarantine") as found:
+        store.read(BLOCK, BUFFER)
+    assert found.value.is_in_place and path.exists()
 
 
 def test_a_good_copy_that_replaced_a_bad_one_stays(

@@ -10,8 +10,8 @@ import pytest
 from p2pfs import errors, green
 from p2pfs.core import wire
 from p2pfs.core.audit import Live
-from p2pfs.core.cid import CID
-from p2pfs.core.multihash import SHA2_256, multihash
+from p2pfs.core.cid import CID, RAW
+from p2pfs.core.multihash import SHA2_256, Multihash, multihash
 from p2pfs.node import repairing
 from p2pfs.node.backlog import Amount, part_of
 from p2pfs.node.buffers import BufferPool
@@ -86,6 +86,22 @@ def test_what_is_missing_is_fetched_and_kept(site: Site) -> None:
 def test_a_bad_copy_is_replaced_whatever_the_backlog_says(site: Site) -> None:
     site.repair.heal(LIVE.block)
     site.wait(lambda: site.local.have([LIVE.block]) == [True])
+
+
+def test_a_bad_copy_that_stays_in_its_place_is_not_called_healed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk does not let go of it, and says of a good one that it is here already: the length is the same."""
+
+    def read(block: Multihash, into: memoryview) -> int:
+        raise errors.Corrupt("it could not be moved to quarantine")
+
+    site.local.put(LIVE.block, memoryview(DATA))
+    monkeypatch.setattr(site.local.store, "read", read)
+    site.repair.heal(LIVE.block)
+    site.wait(lambda: "could not be moved to quarantine" in caplog.text)
+    assert f"there is no good copy of {CID(RAW, LIVE.block)} here" in caplog.text
+    assert site.repair.fetched_blocks == 0
 
 
 def test_a_block_that_nobody_has_is_sought_less_and_less_often(

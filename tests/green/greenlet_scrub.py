@@ -146,6 +146,31 @@ def test_a_shard_that_cannot_be_read_fails_the_run_and_is_not_proven(
     assert (scrub.oldest_s() or 0) > 9 * DAY_S
 
 
+def test_a_bad_copy_that_stays_in_its_place_is_neither_healed_nor_proven(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def refuse(source: str, target: str) -> None:
+        if "quarantine" in target:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        rename(source, target)
+
+    world.make_old()
+    scrub = world.new()
+    world.local.on_corrupt = lambda block: None
+    world.damage(NAMES[0])
+    scrub.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        run = scrub.run_now()
+        assert run.over.wait(30)
+    with pytest.raises(errors.Corrupt, match=r"1 of 4096 shards could not be verified.*could not be moved"):
+        run.result()
+    assert (run.blocks, run.bad_blocks, run.healed_blocks) == (39, 1, 0)
+    assert (scrub.oldest_s() or 0) > 9 * DAY_S
+
+
 def test_a_stop_ends_a_run_and_keeps_what_it_proved(world: World) -> None:
     world.make_old()
     world.set_rate(64 * 1024)  # a block a second
