@@ -107,7 +107,7 @@ class Collection:
         return ""
 
     def _lacks_records(self) -> bool:
-        return self._pinning.run(self._pinning.catalog.recall, ANEW) == "yes"
+        return self._pinning.run(self._pinning.catalog.lacks_records)
 
     def drop(self, old: Unwanted, inventory: Inventory, is_dry: bool) -> Amount:
         """Look again, and drop what is still not in the inventory and was not renewed. How much that is."""

@@ -14,7 +14,6 @@ from p2pfs.node.health import checkup
 from p2pfs.node.pass_report import Request
 from p2pfs.node.progress import Work, reporting
 from p2pfs.node.services import Services
-from p2pfs.store.catalog import ANEW
 
 DRAINING = "draining"
 """Key in the catalog's notes: `yes` while this node gives its shards away, so that a restart goes on with it."""
@@ -32,7 +31,7 @@ def read_flags(body: bytes, *known: str) -> dict[str, bool]:
 
 def health(services: Services, session: Session, line: Line) -> None:
     """HEALTH: what the audit found here."""
-    lacks_records = services.pinning.run(services.pinning.catalog.recall, ANEW) == "yes"
+    lacks_records = services.pinning.run(services.pinning.catalog.lacks_records)
     session.reply(wire.dump_json(checkup(services).to_wire() | {"lacks_records": lacks_records}))
 
 

@@ -34,7 +34,7 @@ MAX_RECORDS = 2_000_000
 PAGE = 1000
 """Records of one step of writing the journal anew."""
 ANEW = "anew"
-"""Key: `yes` when the catalog lost records, so that blocks which no pin wants may be wanted all the same."""
+"""Key: `yes` when the catalog lost records; to be asked by `lacks_records`."""
 COMPARED = "compared."
 """Key, with a member's id: when the catalog was last equal to that member's."""
 _PURGED = "purged_until"
@@ -79,6 +79,8 @@ class Catalog(Records):
         self.left_out = 0
         """Records that were, since the start."""
         self._journal: Journal | None = None
+        self._is_filling = False
+        """`begin_anew` put a new file in the place of the damaged one, and could not fill it yet."""
         self._open()
 
     def _open(self) -> None:
@@ -105,17 +107,29 @@ class Catalog(Records):
     def begin_anew(self) -> None:
         """After damage that a query met: quarantine the file, and fill a new one from the journal. Raises NoSpace.
 
-        What the journal lacks has to come from other nodes, as after a start.
+        What the journal lacks has to come from other nodes, as after a start. After a failure the catalog still counts
+        as damaged, and the next call goes on: an empty one must not pass for all that there was.
         """
         self._db.close()
-        if self.path.exists():
+        self.is_damaged = True
+        if not self._is_filling and self.path.exists():
             self.quarantined = quarantine(self.path)
             log.error("the catalog is damaged: moved to %s, begun anew", self.quarantined)
+        self._is_filling = True
         self._open()
         self.is_damaged = False
-        journal, self._journal = self._journal, None
+        journal, self._journal = self._journal, None  # what is read from it is not added to it
+        try:
+            self._fill(journal)
+        except BaseException:
+            self._is_filling = not self.is_damaged  # a new file that is broken, too, has to go as well
+            self._journal, self.is_damaged = journal, True
+            raise
+        self._is_filling = False
+
+    def _fill(self, journal: Journal | None) -> None:
         is_whole = journal is not None and journal.is_current and journal.path.exists()
-        # Until it is filled again: should that fail in the middle, nothing here knows what the blocks are.
+        # Until it is filled again: should the node be killed in the middle, nothing here knows what the blocks are.
         self.remember(ANEW, "yes")
         if journal is not None:
             journal.close()
@@ -126,6 +140,10 @@ class Catalog(Records):
             self.keep_journal(journal.path)
         if is_whole:
             self.remember(ANEW, "no")
+
+    def lacks_records(self) -> bool:
+        """Some were lost, or a new file is not filled yet: blocks that no pin wants may be wanted all the same."""
+        return self.is_new or self.recall(ANEW) == "yes"
 
     # --- pins ---------------------------------------------------------------------------------------
 
@@ -233,7 +251,7 @@ class Catalog(Records):
         grow.
         """
         journal = self._journal
-        if journal is None:
+        if journal is None or self.is_damaged:
             return
         records = sum(self._counts)
         if not journal.is_current or journal.lines > 2 * records + _MIN_LINES:
@@ -272,11 +290,10 @@ class Catalog(Records):
 
         One with news that can be read as a whole is what was lost: somebody put it back. Raises NoSpace.
         """
-        lacks = self.recall(ANEW) == "yes"
-        if not (self.is_new or lacks) or not path.exists():
+        if not self.lacks_records() or not path.exists():
             return None
         restored = self.read_snapshot(path)
-        if lacks and restored and path.exists():
+        if restored and path.exists() and self.recall(ANEW) == "yes":
             self.remember(ANEW, "no")
         return restored
 

@@ -25,8 +25,8 @@ class NoCatalog:
     def run(self, job: Any, *args: Any) -> Any:
         return job(*args)
 
-    def recall(self, key: str) -> None:
-        return None
+    def lacks_records(self) -> bool:
+        return False
 
 
 def no_connection() -> ssl.SSLContext:

@@ -48,7 +48,7 @@ def test_nothing_is_collected_as_long_as_somebody_may_exist_who_was_not_met() ->
     timing = Timing(max_members=3)
     membership = Membership(member("me"), timing, random.Random(1))
     cluster = Cluster(membership, Peers(Caller("me", "me", "0" * 16), cast(Any, None)), 600.0)
-    pinning = SimpleNamespace(run=lambda *_: "no", catalog=SimpleNamespace(recall=None))
+    pinning = SimpleNamespace(run=lambda *_: False, catalog=SimpleNamespace(lacks_records=None))
     collection = Collection(cast(Any, None), cluster, cast(Any, SimpleNamespace(pinning=pinning)))
     membership.merge(0.0, [member("a")], "a")
     assert collection.obstacle() == ""

@@ -711,6 +711,71 @@ def test_a_catalog_that_could_not_be_filled_again_says_that_it_lacks_records(
     again.close()
 
 
+@pytest.mark.parametrize("step", ["to open the new one", "to note that records lack", "to end the filling"])
+def test_what_keeps_a_catalog_from_being_filled_again_is_got_over_by_the_next_call(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(10)])
+    catalog.tend_journal()
+    for number in range(2000):  # so many that it would be written anew, from what the catalog has
+        catalog.merge([pin(1, stamp=2 + number)])
+    before = journal.read_bytes()
+
+    def fail(*args: object) -> None:
+        raise errors.NoSpace("the disk is full")
+
+    def remember(key: str, value: str) -> None:
+        fail() if (key, value) == (ANEW, "yes") else Catalog.remember(catalog, key, value)
+
+    with monkeypatch.context() as full:
+        if step == "to open the new one":
+            full.setattr("p2pfs.store.catalog.open_database", fail)
+        elif step == "to note that records lack":
+            full.setattr(catalog, "remember", remember)
+        else:
+            full.setattr(catalog, "keep_journal", fail)
+        for _ in range(2):
+            with pytest.raises(errors.NoSpace):
+                catalog.begin_anew()
+            assert catalog.is_damaged, "nobody may go on with what is here now"
+    if step != "to open the new one":
+        assert catalog.lacks_records()
+    catalog.tend_journal()
+    assert journal.read_bytes() == before
+    catalog.begin_anew()
+    assert not catalog.is_damaged and not catalog.lacks_records()
+    assert catalog.counts() == (10, 0)
+    catalog.merge([pin(100)])
+    catalog.tend_journal()
+    assert set(all_lines(journal)) == set(everything(catalog))
+    assert [kept.name for kept in (path.parent / "quarantine").glob("*.[0-9]")] == ["catalog.sqlite.1"]
+    catalog.close()
+
+
+def test_a_node_that_ends_before_its_catalog_was_filled_again_fills_it_at_the_next_start(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(10)])
+    catalog.tend_journal()
+
+    def fail(*args: object) -> None:
+        raise errors.NoSpace("the disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(catalog, "remember", fail)
+        with pytest.raises(errors.NoSpace):
+            catalog.begin_anew()
+        catalog.close()
+    again = Catalog(path)
+    assert again.lacks_records()
+    assert again.refill(journal) == 10
+    again.keep_journal(journal)
+    assert not again.lacks_records()
+    again.close()
+
+
 def test_a_catalog_without_its_journal_says_that_it_lacks_records(path: Path, journal: Path) -> None:
     catalog = opened(path, journal)
     catalog.merge([pin(number) for number in range(10)])
