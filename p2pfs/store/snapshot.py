@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from p2pfs import errors
 from p2pfs.core.pins import Pin
@@ -104,26 +105,33 @@ def read_snapshot(
     """The records, in the order of the file; the header's `meta` is told before.
 
     `on_bad` is told of each line that cannot be read, and when some were never written; the others still count, and a
-    last one that has no end is that of a write which was cut off. Raises NotFound without a file; Malformed when
-    something else or of a later version.
+    last one that has no end is that of a write which was cut off. Where the disk fails, it is told so, and that is all
+    there is. Raises NotFound without a file; Malformed when something else or of a later version.
     """
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise errors.NotFound(f"no snapshot of the catalog: {path}: {error.strerror}") from error
     with open(fd, "rb") as file:
-        header = file.readline(MAX_LINE)
+        lines = _lines(path, file, on_bad)
+        header = next(lines, b"")
         on_meta(_read_header(path, header))
         if header.endswith(_NOT_WHOLE):
             on_bad(f"{path}: some records could not be added to it")
-        number = 1
-        while line := file.readline(MAX_LINE):
-            number += 1
+        for number, line in enumerate(lines, 2):
             try:
                 yield Pin.from_wire(json.loads(line))
             except (ValueError, RecursionError, errors.ProtocolError) as error:
                 if line.endswith(b"\n") or len(line) == MAX_LINE:
                     on_bad(f"{path}, line {number}: {error}")
+
+
+def _lines(path: Path, file: BinaryIO, on_bad: Callable[[str], None]) -> Iterator[bytes]:
+    try:
+        while line := file.readline(MAX_LINE):
+            yield line
+    except OSError as error:
+        on_bad(f"{path} cannot be read to its end: {error.strerror}")
 
 
 def _read_header(path: Path, line: bytes) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import random
 import sqlite3
@@ -833,6 +834,33 @@ def test_a_bad_line_costs_that_line_only_and_the_file_is_kept(
     assert (path.parent / "quarantine" / "catalog.jsonl.1").read_bytes() == data
     catalog.close()
     assert len(all_lines(journal)) == 7
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_journal_costs_what_follows(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_snapshot(journal, [pin(number) for number in range(10)], 10)
+
+    class Failing(io.BytesIO):
+        left = 8
+
+        def readline(self, size: int | None = -1) -> bytes:
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().readline(size)
+
+    def failing(fd: int, mode: str) -> Failing:
+        os.close(fd)
+        return Failing(journal.read_bytes())
+
+    with monkeypatch.context() as broken:
+        broken.setattr("p2pfs.store.snapshot.open", failing, raising=False)
+        catalog = opened(path, journal)
+    assert catalog.counts() == (7, 0)
+    assert catalog.lacks_records()
+    assert (path.parent / "quarantine" / "catalog.jsonl.1").exists()
+    catalog.close()
 
 
 def test_a_snapshot_of_the_first_release_is_read(path: Path, journal: Path) -> None:
