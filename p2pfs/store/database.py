@@ -91,15 +91,28 @@ def _keep_room(db: sqlite3.Connection, reserve: Path) -> None:
     Pages that are free already, in the file and in its log, take some thousand changes. A clean stop removes the log,
     so for a start on a full disk there is a file to give up.
     """
-    with contextlib.suppress(sqlite3.OperationalError, OSError):  # the disk is full already
+    with contextlib.suppress(sqlite3.OperationalError):  # the disk is full already
+        db.execute("DROP TABLE IF EXISTS room")  # versions before this one could leave it
         if db.execute("PRAGMA freelist_count").fetchone()[0] < ROOM_PAGES:
             db.execute(f"PRAGMA wal_autocheckpoint = {ROOM_PAGES}")
-            db.execute("CREATE TABLE room (x BLOB)")
-            db.execute("INSERT INTO room VALUES (zeroblob(?))", (2 * ROOM_PAGES * 4096,))
-            db.execute("DROP TABLE room")
+            _grow(db)
             db.execute("PRAGMA wal_checkpoint(RESTART)")
-        with reserve.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+    with contextlib.suppress(OSError), reserve.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+
+
+def _grow(db: sqlite3.Connection) -> None:
+    """Take pages for a table, and let go of it: they stay with the file, and are free. All of it, or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute("CREATE TABLE room (x BLOB)")
+        db.execute("INSERT INTO room VALUES (zeroblob(?))", (2 * ROOM_PAGES * 4096,))
+        db.execute("DROP TABLE room")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def has_begun(db: sqlite3.Connection) -> None:
