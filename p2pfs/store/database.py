@@ -37,6 +37,10 @@ ROOM_PAGES = 128
 RESERVE_BYTES = 2 * 1024 * 1024
 
 
+_NO_TEXT = "Could not decode to UTF-8"
+"""What Python's sqlite3 says, with no code of SQLite's, of a text that is none: nobody wrote it so."""
+
+
 class Damaged(Exception):
     """The file is no database, or a broken one."""
 
@@ -165,5 +169,7 @@ def quarantine(path: Path) -> Path:
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:
     """Is it the file that is broken, not the disk that is full or the lock that is taken?"""
+    if _NO_TEXT in str(error):
+        return True
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

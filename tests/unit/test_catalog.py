@@ -779,6 +779,14 @@ def test_a_node_that_ends_before_its_catalog_was_filled_again_fills_it_at_the_ne
     again.close()
 
 
+def test_a_name_that_is_no_text_any_more_is_damage(catalog: Catalog) -> None:
+    catalog.merge([pin(1, "name")])
+    catalog._db.execute("UPDATE pins SET name = CAST(x'ff' AS TEXT)")
+    with pytest.raises(errors.Corrupt, match="UTF-8"):
+        catalog.pins()
+    assert catalog.is_damaged
+
+
 def test_what_kept_room_for_a_full_disk_does_not_keep_it_from_being_made_later(path: Path) -> None:
     """A node was killed between two steps, and left the table that had taken the room."""
     Catalog(path).close()
