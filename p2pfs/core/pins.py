@@ -26,7 +26,8 @@ MAX_NAME_BYTES = 1024
 MAX_REPLICAS = 1024
 CLOCK_SLACK_MS = 60_000
 """By how much the clocks of two nodes may differ where a stamp is compared with a time that another clock gave."""
-_MAX_COUNT = 2**53 - 1
+MAX_COUNT = 2**53 - 1
+"""Of bytes, blocks, seconds: what every JSON parser takes as it is."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ORIGIN = re.compile(r"[0-9A-Za-z._-]{1,128}")
 
@@ -197,8 +198,8 @@ def _truth(field: str, value: object) -> bool:
 
 
 _CHECKS: dict[str, Callable[[str, object], Any]] = {
-    "cid": _cid, "name": _name, "size": _between(0, _MAX_COUNT), "sha256": _sha256,
-    "replicas": _between(1, MAX_REPLICAS), "blocks": _between(0, _MAX_COUNT),
-    "created": _between(0, _MAX_COUNT), "stamp": _between(0, MAX_STAMP), "origin": _matching(_ORIGIN),
+    "cid": _cid, "name": _name, "size": _between(0, MAX_COUNT), "sha256": _sha256,
+    "replicas": _between(1, MAX_REPLICAS), "blocks": _between(0, MAX_COUNT),
+    "created": _between(0, MAX_COUNT), "stamp": _between(0, MAX_STAMP), "origin": _matching(_ORIGIN),
     "removed": _truth,
 }

@@ -168,15 +168,18 @@ class Pinning:
 
         With a `quorum`, once so many have it the others get STRAGGLER_S more; they get it by comparison.
         Raises Refused when this node's stamps are too far ahead of its clock for anybody to take them, NoSpace when
-        the catalog is full.
+        the catalog is full, ProtocolError for a record that nobody could read.
         """
+        rows = [pin.to_wire() for pin in records]
+        for row in rows:
+            Pin.from_wire(row)  # once merged, a bad one would end every comparison with this node, for good
         for pin in records:
             self._clock.observe(pin.stamp, self.now_ms())
         self.merge(records)
         if self.without_room(records):
             raise errors.NoSpace(self.full_text())
         holders = [self._cluster.id]
-        body = wire.dump_json([pin.to_wire() for pin in records])
+        body = wire.dump_json(rows)
 
         def push(peer: Peer) -> None:
             try:

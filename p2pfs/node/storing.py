@@ -13,7 +13,7 @@ from p2pfs import errors
 from p2pfs.core import car, wire
 from p2pfs.core.cid import CID, DAG_PB
 from p2pfs.core.layout import Link
-from p2pfs.core.pins import Pin, check_name
+from p2pfs.core.pins import MAX_COUNT, Pin, check_name
 from p2pfs.core.profile import profile
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
@@ -258,10 +258,15 @@ def _place_copy(ingest: Ingest, cid: CID, data: bytes) -> None:
 
 
 def _root(services: Services, ingest: Ingest, root: CID, options: dict[str, Any]) -> tuple[Pin, dict[str, Any]]:
-    """The pin of an imported root, and the row that tells of it. Raises NotFound when its DAG is not whole."""
+    """The pin of an imported root, and the row that tells of it.
+
+    Raises NotFound when its DAG is not whole, Malformed when it claims more bytes than a pin can tell of.
+    """
     blocks = secure(services, ingest, root)
     entry = services.reader.entry(root)
     size = entry["size"] if entry["size"] is not None else services.reader.leaf_bytes(root)
+    if size > MAX_COUNT:
+        raise errors.Malformed(f"{root} claims to hold {size} bytes, which nothing does")
     sha256 = None
     if entry["type"] == "file" and root.codec != DAG_PB and root.multihash[0] == 0x12:
         sha256 = root.multihash[2:].hex()

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from kit.cluster import CLI, Cluster, Node
+from p2pfs.core import car, unixfs
+from tests.unit.dags import file_node, raw
+from tests.unit.dags import node as dag_node
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 CARS = {Path(car["file"]).name: car for car in json.loads((VECTORS / "public.json").read_text())["cars"]}
@@ -88,6 +91,24 @@ def test_what_is_wrong_is_refused_and_nothing_is_pinned(node: Node, name: str) -
     done = take(node, name)
     assert done.returncode == 5, done.stderr
     assert len(done.stderr.splitlines()) <= 2
+    assert node.json("ls") == before
+    assert is_alive(node)
+
+
+@pytest.mark.parametrize(("is_file", "size"), [(True, 2**53), (False, 2**53), (False, 2**63)])
+def test_a_root_of_more_bytes_than_a_pin_can_tell_of_is_refused(
+    node: Node, is_file: bool, size: int, tmp_path: Path
+) -> None:
+    leaf = raw(b"x")
+    root = file_node([(leaf.cid, size)]) if is_file else dag_node([(leaf.cid, b"a", size)], unixfs.DIRECTORY_DATA)
+    path = tmp_path / "huge.car"
+    path.write_bytes(car.header([root.cid]) + b"".join(
+        car.frame(block.cid, block.data) + block.data for block in (leaf, root)
+    ))
+    before = node.json("ls")
+    done = node.cli("import", str(path), check=False, timeout=SECONDS)
+    assert done.returncode == 5, done.stderr
+    assert f"claims to hold {size} bytes" in done.stderr
     assert node.json("ls") == before
     assert is_alive(node)
 

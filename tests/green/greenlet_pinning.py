@@ -484,6 +484,14 @@ def test_a_bucket_without_end_is_given_up(world: World, monkeypatch: pytest.Monk
         world.compare("n0 n1")
 
 
+@pytest.mark.parametrize("field", ["size", "blocks"])
+def test_a_record_that_nobody_could_read_is_kept_from_all_catalogs(world: World, field: str) -> None:
+    with pytest.raises(errors.ProtocolError, match=f"{field} cannot be 9007199254740992"):
+        world.nodes["n0"].publish([some(1)[0]._replace(**{field: 2**53})])
+    assert world.records("n0") == {}
+    world.compare("n0 n1", "n1 n0")
+
+
 @pytest.mark.parametrize("removed", [False, True])
 def test_a_record_of_tomorrow_does_not_stand_above_what_a_user_does_today(world: World, removed: bool) -> None:
     """Within the day that is tolerated; and no node's clock follows so far that another one refuses its stamps."""
