@@ -56,18 +56,60 @@ class Buffers:
             self.give(view)
 
 
-class BufferPool(Buffers):
-    """At most `count` buffers of 2 MiB; only the pages that were touched take memory. First come, first served."""
+class Turns(Buffers):
+    """Buffers of which there are so many at most: first come, first served."""
+
+    def __init__(self, most: int) -> None:
+        self._available = most
+        self._waiting: collections.deque[green.Event] = collections.deque()
+
+    def _want(self) -> None:
+        """Called on the hub from time to time while somebody waits; must not block."""
+
+    def _enter(self, wait_s: float) -> bool:
+        """Take one, or wait until one is handed over; True when it is ours."""
+        if self._available and not self._waiting:
+            self._available -= 1
+            return True
+        return wait_s > 0 and self._wait(wait_s)
+
+    def _wait(self, wait_s: float) -> bool:
+        turn = green.Event()
+        self._waiting.append(turn)
+        end = time.monotonic() + wait_s
+        try:
+            while not turn.is_set() and (left_s := end - time.monotonic()) > 0:
+                self._want()
+                turn.wait(min(left_s, WANT_S))
+            return turn.is_set()
+        except BaseException:
+            if turn.is_set():
+                self._leave()
+            raise
+        finally:
+            if not turn.is_set():
+                self._waiting.remove(turn)
+
+    def _leave(self) -> None:
+        # To who waits longest: if it only became free, whoever gave it would take it again before the other one
+        # runs, and a slow reader could so keep all buffers for ever.
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self._available += 1
+
+
+class BufferPool(Turns):
+    """At most `count` buffers of 2 MiB; only the pages that were touched take memory."""
 
     def __init__(self, name: str, total_bytes: int) -> None:
         self.name = name
         self.count = max(2, total_bytes // wire.MAX_BLOCK)
+        super().__init__(self.count)
         self._free: list[mmap.mmap] = []
-        self._available = self.count
-        self._waiting: collections.deque[green.Event] = collections.deque()
         self._portions: weakref.WeakValueDictionary[str, Portion] = weakref.WeakValueDictionary()
-        self.on_want: Callable[[], None] | None = None
-        """Called on the hub while somebody waits; must not block."""
+        self.on_want: Callable[[Buffers], None] | None = None
+        """Called on the hub while somebody waits for a buffer of that portion, or of this pool; must not block."""
 
     def of(self, whose: str | None) -> Buffers:
         """The pool for one party: it has a half at most, whatever it does on all its connections. None: no limit."""
@@ -80,48 +122,21 @@ class BufferPool(Buffers):
 
     def take(self, wait_s: float = 60.0) -> memoryview:
         """See `Buffers.take`."""
-        if self._available and not self._waiting:
-            self._available -= 1
-        elif not self._wait(wait_s):
+        if not self._enter(wait_s):
             raise errors.Busy(f"all {self.count} {self.name} buffers were in use for {wait_s:g} s; see [node] buffers")
         # Anonymous mappings, not bytearrays: malloc would keep and fragment freed megabytes.
         return memoryview(self._free.pop() if self._free else mmap.mmap(-1, wire.MAX_BLOCK))
 
-    def _wait(self, wait_s: float) -> bool:
-        """Wait for a slot to be handed over; True when it is ours."""
-        if wait_s <= 0:
-            return False
-        turn = green.Event()
-        self._waiting.append(turn)
-        end = time.monotonic() + wait_s
-        try:
-            while not turn.is_set() and (left_s := end - time.monotonic()) > 0:
-                if self.on_want:
-                    self.on_want()
-                turn.wait(min(left_s, WANT_S))
-            return turn.is_set()
-        except BaseException:
-            if turn.is_set():
-                self._hand_on()
-            raise
-        finally:
-            if not turn.is_set():
-                self._waiting.remove(turn)
-
-    def _hand_on(self) -> None:
-        # To who waits longest: if it only became free, whoever gave it would take it again before the other one
-        # runs, and a slow reader could so keep all buffers for ever.
-        if self._waiting:
-            self._waiting.popleft().set()
-        else:
-            self._available += 1
+    def _want(self) -> None:
+        if self.on_want:
+            self.on_want(self)
 
     def give(self, view: memoryview) -> None:
         """See `Buffers.give`."""
         buffer = view.obj
         view.release()
         self._free.append(buffer)  # type: ignore[arg-type]
-        self._hand_on()
+        self._leave()
 
     @property
     def in_use(self) -> int:
@@ -129,28 +144,32 @@ class BufferPool(Buffers):
         return self.count - self._available
 
 
-class Portion(Buffers):
+class Portion(Turns):
     """A part of a pool; who has all of it waits until it has less."""
 
     def __init__(self, pool: BufferPool, most: int) -> None:
+        super().__init__(most)
         self._pool = pool
-        self._left = green.Semaphore(most)
 
     def take(self, wait_s: float = 60.0) -> memoryview:
         """See `Buffers.take`."""
         end = time.monotonic() + wait_s
-        if not self._left.acquire(blocking=wait_s > 0, timeout=wait_s or None):
+        if not self._enter(wait_s):
             raise errors.Busy(f"all {self._pool.name} buffers that one party may have were in use for {wait_s:g} s")
         try:
             return self._pool.take(max(0.0, end - time.monotonic()))
         except BaseException:
-            self._left.release()
+            self._leave()
             raise
+
+    def _want(self) -> None:
+        if self._pool.on_want:
+            self._pool.on_want(self)
 
     def give(self, view: memoryview) -> None:
         """See `Buffers.give`."""
         self._pool.give(view)
-        self._left.release()
+        self._leave()
 
 
 class Room:

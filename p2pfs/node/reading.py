@@ -136,10 +136,11 @@ class Reader:
             self._group.spawn("ahead", self._fetch, cid, fetched)
             ahead.waiting.append((cid, fetched))
 
-    def _shed(self) -> None:
-        """Somebody waits for a buffer: readers that pause keep one each."""
+    def _shed(self, wanted: Buffers) -> None:
+        """Somebody waits for a buffer of these: readers that have some of them and pause keep one each."""
         for ahead in self._readers:
-            self._give_back(ahead.buffers, ahead.shed(time.monotonic()))
+            if wanted is ahead.buffers or wanted is self._paced:
+                self._give_back(ahead.buffers, ahead.shed(time.monotonic()))
 
     def _give_back(self, buffers: Buffers, blocks: list[Fetched]) -> None:
         for fetched in blocks:

@@ -391,6 +391,51 @@ def test_readers_that_pause_let_go_of_what_they_fetched_ahead_and_go_on_where_th
     reader.close()
 
 
+@pytest.fixture
+def shared(world: World) -> Iterator[tuple[Reader, list[CID]]]:
+    """A reader of four buffers, two of them one party's, and twenty blocks that are here."""
+    reader = Reader(world.local, world.fetcher, world.buffers, BufferPool("paced", 8 * MIB))
+    blocks = [random.randbytes(1000) for _ in range(20)]
+    cids = [CID(RAW, multihash(SHA2_256, data)) for data in blocks]
+    for cid, data in zip(cids, blocks, strict=True):
+        world.local.put(cid.multihash, memoryview(data))
+    yield reader, cids
+    assert reader._paced.in_use == 0
+    reader.close()
+
+
+def test_readers_of_one_party_take_turns_with_its_buffers(shared: tuple[Reader, list[CID]]) -> None:
+    reader, cids = shared
+    came: list[str] = []
+
+    def read(who: str) -> None:
+        for _ in reader.in_order(cids, "x"):
+            came.append(who)
+            green.sleep(0)
+
+    readers = green.Group("readers")
+    readers.spawn("first", read, "first")
+    green.sleep(0)
+    readers.spawn("second", read, "second")
+    assert readers.join(5)
+    assert len(came) == 2 * len(cids)
+    assert came.index("second") < len(cids)
+
+
+def test_a_reader_that_pauses_lets_another_one_of_its_party_go_on(
+    shared: tuple[Reader, list[CID]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PAUSE_S", 0.0)
+    reader, cids = shared
+    paused, stranger = reader.in_order(cids, "x"), reader.in_order(cids, "y")
+    next(paused), next(stranger)
+    with green.deadline(5, "reading beside one that pauses"):
+        assert [cid for cid, _ in reader.in_order(cids, "x")] == cids
+        assert reader._paced.in_use == 3, "another party has what it had"
+        assert [cid for cid, _ in paused] == cids[1:]
+    assert len(list(stranger)) == len(cids) - 1
+
+
 def test_a_source_that_fails_in_the_middle_of_reading_costs_no_buffer(world: World) -> None:
     reader = Reader(world.local, world.fetcher, world.buffers, world.paced)
     data = random.randbytes(1000)
