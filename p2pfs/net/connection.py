@@ -26,6 +26,8 @@ class Connection:
         self._stream = stream
         self._secure = secure
         self.is_broken = False
+        self.is_answering = False
+        """A streaming answer was not read to its end: the next one to be read would be the rest of it."""
 
     def fileno(self) -> int:
         """For `poll`."""
@@ -58,6 +60,7 @@ class Connection:
         """Ask; the request is sent before this returns, its answer is read by iterating."""
         with _Watch(self):
             self._send(wire.VERBS[name], args, body, fds)
+        self.is_answering = True
         return Answer(self, self._stream, wire.VERBS[name])
 
     def send_record(self, name: str, *args: Any, body: Buffer | None = None, fds: tuple[int, ...] = ()) -> None:
@@ -117,6 +120,7 @@ class Answer(Iterator[bytes]):
             body = self._stream.read_body(reply.length)
         except BaseException as error:
             self._error = error
+            self._connection.is_answering = False
             _mark(self._connection, error)
             # A request that was refused while it streamed in is out of step, whatever the reason.
             self._connection.is_broken |= self._verb.streams_in
@@ -124,6 +128,7 @@ class Answer(Iterator[bytes]):
         self._has_begun = True
         if reply.is_last:
             self._is_over = True
+            self._connection.is_answering = False
             self.result = body
             raise StopIteration
         return body

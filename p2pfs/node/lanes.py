@@ -1,7 +1,7 @@
 """Connections of one kind to one member: a few, kept open, discarded after any trouble.
 
 A connection is used by one greenlet at a time; whatever exception passes through it, it is closed and never used again
-unless the exception is an ordinary answer of the peer.
+unless the exception is an ordinary answer of the peer. So is one whose answer was not read to its end.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Lane:
 
     def _let_go(self, connection: Connection, is_current: bool) -> None:
         self._busy.discard(connection)
-        if not is_current or connection.is_broken:
+        if not is_current or connection.is_broken or connection.is_answering:
             connection.close()
             return
         now = time.monotonic()

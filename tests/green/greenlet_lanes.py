@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, cast
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from p2pfs import errors, green
 from p2pfs.core.member import Member
 from p2pfs.net.connection import Connection
+from p2pfs.net.stream import Stream
 from p2pfs.node.hello import Caller
 from p2pfs.node.lanes import Lane
 from p2pfs.node.peer import Peer
@@ -18,7 +20,7 @@ class Line:
     """A connection that the other end may have closed."""
 
     def __init__(self) -> None:
-        self.is_broken = self.is_closed = self.is_gone = False
+        self.is_broken = self.is_answering = self.is_closed = self.is_gone = False
 
     def close(self) -> None:
         self.is_closed = True
@@ -108,3 +110,61 @@ def test_a_new_connection_that_ends_at_once_is_the_members_fault() -> None:
     with pytest.raises(errors.Unreachable):
         peer.call("bulk", hang_up)
     assert peer.is_avoided
+
+
+# --- answers in parts --------------------------------------------------------------------------------
+
+class Answering:
+    """A lane whose connections say these bytes, whatever they are asked."""
+
+    def __init__(self, data: bytes) -> None:
+        self.sockets: list[socket.socket] = []
+        self._far: list[socket.socket] = []
+        self.lane = Lane(lambda: self._open(data), 1)
+
+    def _open(self, data: bytes) -> Connection:
+        near, far = socket.socketpair()
+        far.sendall(data)
+        self.sockets.append(near)
+        self._far.append(far)
+        return Connection(Stream(near, "script"))
+
+    def close(self) -> None:
+        self.lane.close()
+        for far in self._far:
+            far.close()
+
+    def pin(self) -> tuple[bool, bytes]:
+        """Over a used connection? And the answer to PIN."""
+        return self.lane.use(lambda connection, is_reused: (is_reused, connection.request("PIN", body=b"[]")), 1.0)
+
+
+def test_one_with_half_an_answer_unread_is_not_used_again() -> None:
+    """The next answer would be the rest of that one, and each later one the answer before it."""
+    far = Answering(b"PART 2\r\n[]OK 0\r\nOK 2\r\n{}")
+
+    def use(connection: Connection, is_reused: bool) -> None:
+        assert next(connection.stream("BUCKET", 1, body=b"")) == b"[]"
+        raise errors.TooBig("more than we take")
+
+    for number in range(2):
+        with pytest.raises(errors.TooBig):
+            far.lane.use(use, 1.0)
+        assert [near.fileno() for near in far.sockets] == [-1] * (number + 1)
+    far.close()
+
+
+@pytest.mark.parametrize("answer", [
+    b"PART 2\r\n[]OK 0\r\n", b"ERR NOT_FOUND gone\r\n", b"PART 0\r\nERR NOT_FOUND gone\r\n",
+])
+def test_one_whose_answer_came_to_its_end_is_used_again(answer: bytes) -> None:
+    far = Answering(answer + b"OK 2\r\n{}")
+
+    def use(connection: Connection, is_reused: bool) -> None:
+        list(connection.stream("BUCKET", 1, body=b""))
+        raise errors.NotFound("nothing of use in it")
+
+    with pytest.raises(errors.NotFound):
+        far.lane.use(use, 1.0)
+    assert far.pin() == (True, b"{}")
+    far.close()

@@ -19,7 +19,7 @@ class Opened:
     """A connection that only knows whether it is closed."""
 
     def __init__(self) -> None:
-        self.is_broken = self.is_closed = False
+        self.is_broken = self.is_answering = self.is_closed = False
 
     def close(self) -> None:
         self.is_closed = True
