@@ -124,7 +124,7 @@ class Levelling:
                 raise errors.NoSpace(self.pinning.full_text())
             if theirs.buckets[number] == ours.buckets[number]:
                 continue
-            here, there = self._differences(peer, number)
+            here, there = self._differences(peer, number, end)
             left_there = pins.outlived(there, here, compared_ms, ours.purged_ms)
             left_here = pins.outlived(here, there, compared_ms, theirs.purged_ms)
             self.pinning.take_in(list(set(there).difference(left_there)), id)
@@ -140,8 +140,8 @@ class Levelling:
         if is_level:
             self._note_comparison(id, begin_ms)
 
-    def _differences(self, peer: Peer, number: int) -> tuple[list[Pin], list[Pin]]:
-        """The records of a bucket that only this node has, and those that only the peer has."""
+    def _differences(self, peer: Peer, number: int, end: float) -> tuple[list[Pin], list[Pin]]:
+        """The records of a bucket that only this node has, and those that only the peer has. Until `end` at most."""
         ours = b"".join(self.pinning.run(self._catalog.bucket_digests, number))
         there: list[Pin] = []
 
@@ -155,7 +155,9 @@ class Levelling:
                 there.extend(self.pinning.read(part))
             return answer.result
 
-        alone = pins.split_digests(peer.call("catalog", use))
+        # Each part may come in its time, and there be no last one.
+        with green.deadline(max(0.0, end - time.monotonic()), f"levelling bucket {number} of {pins.BUCKETS}"):
+            alone = pins.split_digests(peer.call("catalog", use))
         return self.pinning.run(self._catalog.pick, number, alone), there
 
     @staticmethod

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfs import errors
+from p2pfs import errors, green
 from p2pfs.core import hlc, wire
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.member import Member
@@ -481,6 +481,20 @@ def test_a_bucket_without_end_is_given_up(world: World, monkeypatch: pytest.Monk
     monkeypatch.setattr(levelling, "BUCKET_BYTES", 1000)
     world.nodes["n1"].merge(some(3000))
     with pytest.raises(errors.TooBig, match="over 1000 bytes of records in bucket"):
+        world.compare("n0 n1")
+
+
+def test_a_bucket_that_comes_for_ever_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trickle(Parts):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                green.sleep(0.1)
+                yield b"[]"
+
+    monkeypatch.setattr(levelling, "COMPARE_S", 0.3)
+    monkeypatch.setattr(Wires, "stream", lambda *_, body: Trickle([], b""))
+    world.nodes["n1"].merge(some(1))
+    with green.deadline(2, "the comparison"), pytest.raises(errors.DeadlinePassed, match="levelling bucket"):
         world.compare("n0 n1")
 
 
