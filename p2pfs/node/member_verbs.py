@@ -50,9 +50,8 @@ def pingreq(services: Services, session: Session, line: Line) -> None:
     peer = services.cluster.peer(line.args[0])
     try:
         services.gossip.ping(peer, services.cluster.membership.probe_timeout_s)
-    except errors.DeadlinePassed as error:
-        raise errors.NotFound(f"no answer: {error}") from None
-    except errors.Unreachable as error:
+    except errors.P2pfsError as error:
+        # Whatever is wrong with that member: passed on as it is, it would be taken for a fault of this node.
         raise errors.NotFound(f"no answer: {error}") from None
     session.reply()
 

@@ -6,6 +6,7 @@ import random
 import ssl
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ from p2pfs import errors, green
 from p2pfs.core import hlc, wire
 from p2pfs.core.member import MAX_INCARNATION, MAX_NEWS, MAX_ROWS, Member, news_to_wire
 from p2pfs.core.membership import Membership, Timing
-from p2pfs.node import doubles
+from p2pfs.node import doubles, member_verbs
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.gossip import SLICE, Gossip
 from p2pfs.node.hello import Caller
@@ -92,3 +93,21 @@ def test_an_identity_at_thousands_of_addresses_is_looked_for_at_few_at_once(goss
     twins = [member(0)._replace(addresses=(f"127.0.0.1:{port}",)) for port in range(2000, 2000 + MAX_ROWS)]
     gossip.hear_all(news(member(1), *twins), "gossip-1")
     assert len(gossip._group) <= doubles.AT_ONCE
+
+
+@pytest.mark.parametrize("fault", [
+    errors.DeadlinePassed, errors.Unreachable, errors.IdentityRefused, errors.ProtocolError, errors.Busy,
+])
+def test_what_is_wrong_with_a_member_that_is_probed_for_another_one_is_not_the_helpers_fault(
+    fault: type[errors.P2pfsError]
+) -> None:
+    """Any other answer than NOT_FOUND ends the connection, and the helper would be avoided for it."""
+    def ping(peer: object, timeout_s: float) -> float:
+        raise fault("rubbish")
+
+    services = SimpleNamespace(
+        cluster=SimpleNamespace(peer=lambda id: id, membership=SimpleNamespace(probe_timeout_s=1.0)),
+        gossip=SimpleNamespace(ping=ping),
+    )
+    with pytest.raises(errors.NotFound, match="no answer: rubbish"):
+        member_verbs.pingreq(cast(Any, services), cast(Any, None), cast(Any, SimpleNamespace(args=("n1",))))
