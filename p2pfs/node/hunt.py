@@ -28,10 +28,6 @@ Attempt = tuple[memoryview, int]
 """The buffer that an attempt used, and the length of the verified block in it."""
 
 
-class _Failed(errors.NotFound):
-    """One attempt came to nothing."""
-
-
 class Hunt:
     """One block, sought until somebody gives it.
 
@@ -70,7 +66,7 @@ class Hunt:
                 if time.monotonic() - begun >= HEDGE_LEAST_S:
                     peer.lost_to_a_hedge()
             return length
-        except _Failed:
+        except errors.NotFound:  # the last attempt came to nothing, or there was nobody for a first one
             raise self._nobody(was_here) from None
         finally:
             if self._search is not None:
@@ -115,7 +111,7 @@ class Hunt:
         except errors.P2pfsError as error:
             # What one attempt met, a deadline say, is not what the hunt comes to: that is `_nobody`'s to tell.
             self._spare.append(buffer)
-            raise _Failed(str(error)) from None
+            raise errors.NotFound(str(error)) from None
 
     def _get_found(self, buffer: memoryview) -> int:
         assert self._search is not None

@@ -76,6 +76,17 @@ def test_an_owner_that_hangs_is_avoided_after_a_few_blocks_and_costs_nothing_the
     world.close()
 
 
+def test_a_damaged_block_is_called_damaged_where_nobody_can_be_asked() -> None:
+    world = World(1)
+    data = random.randbytes(1000)
+    cid = CID(RAW, multihash(SHA2_256, data))
+    world.local.put(cid.multihash, memoryview(data))
+    world.local.store._blocks[cid.multihash] = b"other bytes", 1  # type: ignore[attr-defined]
+    with pytest.raises(errors.Corrupt, match="damaged copies on: me"):
+        world.fetch(cid)
+    world.close()
+
+
 def test_the_last_of_many_is_found_and_when_nobody_has_it_all_were_asked() -> None:
     world = World(60)
     cid, data = block_owned_by_others(world)
