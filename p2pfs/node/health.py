@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any, NamedTuple
 
@@ -89,25 +90,29 @@ def overview(services: Services) -> Overview:
     """Ask everybody who lives; takes ASK_S at most."""
     cluster, config = services.cluster, services.config
     checkups = {services.caller.name: checkup(services)}
-    silent = ["any seed"] if cluster.knows_nobody else []
+    unmet = ["any seed"] if cluster.knows_nobody else []
+    peers = cluster.live_peers()
+    # Until it has answered: one that hangs is ended in the middle, and says nothing any more.
+    silent = {peer.member.id: peer.member.name for peer in peers}
 
     def ask(peer: Peer) -> None:
-        try:
+        with contextlib.suppress(errors.P2pfsError):
             body = peer.call("probe", lambda it: it.request("HEALTH", first_byte_s=ASK_S), ASK_S)
             checkups[_free_name(checkups, peer.member.name)] = Checkup.from_wire(body)
-        except errors.P2pfsError:
-            silent.append(peer.member.name)
+            del silent[peer.member.id]
 
     group = green.Group("overview")
-    peers = cluster.live_peers()
-    for peer in peers:
-        group.spawn(f"health-{peer.member.name}", ask, peer)
-    group.join(ASK_S)
-    group.close()
+    try:
+        for peer in peers:
+            group.spawn(f"health-{peer.member.name}", ask, peer)
+        group.join(ASK_S)
+    finally:
+        group.close()
     health = judge(
         figures={name: found.figures for name, found in checkups.items()}, away=_away(services),
-        silent=sorted(silent), wanted=cluster.limited(config.cluster.replicas), replicas=config.cluster.replicas,
-        rate=config.repair.rate, is_current=all(found.is_current for found in checkups.values()),
+        silent=sorted([*silent.values(), *unmet]), wanted=cluster.limited(config.cluster.replicas),
+        replicas=config.cluster.replicas, rate=config.repair.rate,
+        is_current=all(found.is_current for found in checkups.values()),
         unaudited=sorted(name for name, found in checkups.items() if not found.is_done_once),
     )
     figures = total([found.figures for found in checkups.values()])
