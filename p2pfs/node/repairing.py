@@ -31,7 +31,7 @@ RETRY_MOST_S = 300.0
 
 
 class Repair:
-    """Works off the backlog at no more than `rate` bytes a second."""
+    """Works off the backlog at no more than `rate` bytes a second, and a little at once: a burst and AT_ONCE blocks."""
 
     def __init__(
         self, local: LocalStore, fetcher: Fetcher, placer: Placer, buffers: BufferPool, rate: Callable[[], int],
@@ -112,13 +112,16 @@ class Repair:
             if self._is_displaced(live, cid):
                 self.backlog.set_aside(live, "displaced")
                 return
-            self._rest(live.size)
+            self._rest()
             with self._buffers.buffer() as view:
                 length = self._fetcher.from_others(cid, view)
+                self._pace.reserve(time.monotonic(), length)
                 with view[:length] as data:
                     self._keep(live, cid, data)
         except errors.P2pfsError as error:
             log.info("not repaired yet: %s", error)
+            if isinstance(error, errors.Corrupt):  # it came, and was damaged
+                self._pace.reserve(time.monotonic(), live.size)
             self.backlog.set_aside(live, "failed")
             self._postpone(live.block)
         else:
@@ -176,7 +179,8 @@ class Repair:
         except errors.P2pfsError as error:
             log.warning("there is no good copy of %s here: %s", cid, error)
 
-    def _rest(self, size: int) -> None:
-        """Wait until the rate allows for one more block; what users do goes first."""
+    def _rest(self) -> None:
+        """Wait until what came is paid for; what users do goes first. A search that finds nothing costs nothing."""
         self._pace.set_rate(self._rate())
-        green.sleep(self._pace.reserve(time.monotonic(), max(size, 1)))
+        while (wait_s := self._pace.reserve(time.monotonic(), 0)) > 0:
+            green.sleep(wait_s)

@@ -76,7 +76,7 @@ class Standing:
         """Each of these parts in turn; what no pin wants goes to the haul. `progress` gets the number of parts done."""
         gathered: dict[int, Comparison] = {}
         size = 0
-        for done, part in enumerate(parts, 1):
+        for done, part in enumerate(self._backlog.in_turn(parts), 1):
             live, found = self._local.run(_look_at, self._local, inventory, part, self.stand())
             report.blocks += live.blocks
             report.bytes += live.bytes

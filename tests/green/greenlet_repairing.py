@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from p2pfs.core import wire
 from p2pfs.core.audit import Live
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.multihash import SHA2_256, Multihash, multihash
+from p2pfs.core.pace import Pace
 from p2pfs.node import repairing
 from p2pfs.node.backlog import Amount, part_of
 from p2pfs.node.buffers import BufferPool
@@ -28,11 +30,14 @@ class Others:
 
     def __init__(self) -> None:
         self.has_it = True
+        self.is_damaged = False
         self.holding = {"b", "c"}
         self.asked = 0
 
     def from_others(self, cid: CID, view: memoryview) -> int:
         self.asked += 1
+        if self.is_damaged and not self.has_it:
+            raise errors.Corrupt("only damaged copies")
         if not self.has_it:
             raise errors.NotFound("nobody has it")
         view[: len(DATA)] = DATA
@@ -118,6 +123,34 @@ def test_a_block_that_nobody_has_is_sought_less_and_less_often(
     site.repair.forget_failures()
     site.compare()
     site.wait(lambda: site.repair.fetched_blocks == 1)
+
+
+def test_what_came_is_paid_for_and_a_search_in_vain_is_not(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairing, "RETRY_S", 0.0)
+    now, paid = 100.0, list[int]()
+    pace = Pace(1000, 0)
+
+    def reserve(now_s: float, size: int) -> float:
+        paid.append(size)
+        return Pace.reserve(pace, now, size)
+
+    monkeypatch.setattr(site.repair, "_pace", SimpleNamespace(set_rate=lambda rate: None, reserve=reserve))
+    site.others.has_it = False
+    for _ in range(5):
+        site.compare()
+        site.wait(lambda: site.repair.is_idle)
+    assert sum(paid) == 0
+    site.others.is_damaged = True
+    site.compare()
+    site.wait(lambda: site.repair.is_idle)
+    assert sum(paid) == len(DATA), "it came, and was of no use"
+    site.others.has_it = True
+    site.compare()
+    green.sleep(0.05)
+    assert site.repair.fetched_blocks == 0, "that is paid for first"
+    now += len(DATA) / 1000
+    site.wait(lambda: site.repair.fetched_blocks == 1)
+    assert sum(paid) == 2 * len(DATA)
 
 
 def test_without_room_what_others_hold_is_not_fetched() -> None:
