@@ -84,7 +84,8 @@ class Standing:
             report.waiting = report.waiting.plus(kept.blocks, kept.bytes)
             self._backlog.replace(part, found.missing)
             haul.add(found.unwanted)
-            gathered[part] = found
+            # Without the rest: after a large `rm` nothing is asked for a long time, and all of it would be in memory.
+            gathered[part] = found._replace(missing=[], unwanted=[], kept=[])
             size += sum(len(alike.lives) for alike in found.counted) + len(found.surplus)
             if size >= AT_ONCE or done == len(parts):
                 self._ask_about(gathered, report)

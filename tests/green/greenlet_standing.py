@@ -10,10 +10,11 @@ import pytest
 
 from p2pfs.core.audit import Live
 from p2pfs.core.multihash import SHA2_256, Multihash, multihash
-from p2pfs.node.backlog import Amount, Backlog, part_of
+from p2pfs.node.backlog import PARTS, Amount, Backlog, part_of
 from p2pfs.node.collecting import Haul
 from p2pfs.node.pass_report import Report
 from p2pfs.node.standing import Standing
+from p2pfs.store.comparing import Comparison
 from p2pfs.store.inventory import Inventory
 from tests.green.greenlet_node import World
 
@@ -88,6 +89,34 @@ def test_a_leaf_is_left_until_its_owners_have_it_and_goes_then(site: Site) -> No
     left, report = site.left(block)
     assert (left, report.given_up) == (0, Amount(1, SIZE))
     assert not site.has(block)
+
+
+def test_while_others_are_to_be_asked_only_what_they_are_asked_about_is_in_memory(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surplus, kept = site.keep(is_branch=False), random.randbytes(SIZE)
+    site.world.local.put(multihash(SHA2_256, kept), memoryview(kept))
+    site.inventory.add([
+        Live(multihash(SHA2_256, kept), 0, SIZE, False), Live(multihash(SHA2_256, b"missing"), 2, SIZE, True),
+    ])
+    unwanted = [random.randbytes(SIZE) for _ in range(20)]
+    for data in unwanted:
+        site.world.local.put(multihash(SHA2_256, data), memoryview(data))
+    gathered: list[Comparison] = []
+
+    def look(self: Standing, found: dict[int, Comparison], report: Report) -> None:
+        gathered.extend(found.values())
+        ask_about(self, found, report)
+
+    ask_about = Standing._ask_about
+    monkeypatch.setattr(Standing, "_ask_about", look)
+    haul = Haul(1 << 63)
+    report = Report()
+    site.standing.compare(site.inventory, range(PARTS), report, haul, lambda done: None)
+    assert (len(haul.rows), report.waiting.blocks, site.standing.figures.missing_blocks) == (len(unwanted), 1, 1)
+    assert [live.block for found in gathered for live, _ in found.surplus] == [surplus]
+    assert len(gathered) == PARTS
+    assert not any(found.unwanted or found.kept or found.missing for found in gathered)
 
 
 def test_a_branch_of_a_node_that_stays_is_nobody_elses(site: Site) -> None:
