@@ -51,6 +51,8 @@ class Agenda:
         self._begun_at = now
         self._begun_with = 0
         self._was_compared = False
+        self._takes_walk = False
+        """Some pins that came are noted nowhere, so that all other work takes no account of them."""
 
     # --- what calls for work -------------------------------------------------------------------------
 
@@ -68,6 +70,7 @@ class Agenda:
         if are_noted:
             self.want(Work.RECENT, now + SETTLE_S)
         else:
+            self._takes_walk = True
             self.want(Work.WALK, now)
 
     def pins_went(self, now: float) -> None:
@@ -99,6 +102,7 @@ class Agenda:
         self._was_compared = math.isinf(self._due[Work.COMPARE])
         if work is Work.WALK:
             self._due[Work.WALK] = self._due[Work.RECENT] = math.inf
+            self._takes_walk = False
         if work in (Work.WALK, Work.COMPARE):
             self._due[Work.COMPARE] = math.inf
         if work is not Work.RECENT:
@@ -112,19 +116,20 @@ class Agenda:
         Pins that were being looked at are noted nowhere any more: only a walk finds them.
         """
         is_walk = work in (Work.WALK, Work.RECENT)
+        self._takes_walk |= is_walk
         self.want(Work.WALK if is_walk else Work.COMPARE, self._begun_at + FAILED_S)
 
     def end(self, work: Work, now: float, is_unsettled: bool, interval_s: float) -> None:
         """It was done. `is_unsettled`: something is not as it should be. `interval_s`: longest time between walks."""
         took_s = now - self._begun_at
         self._rests[work] = now + min(REST * took_s, REST_MOST_S)
-        if work is Work.RECENT:
+        if work is Work.RECENT and not self._takes_walk:
             self._looked_at = self._begun_at
             self._seen = self._begun_with if self._was_compared else self._seen
         if work in (Work.WALK, Work.COMPARE):
             self._rested_at = now + took_s
             # Pins that came before it began and are still to be looked at are no part of a comparison.
-            is_all = work is Work.WALK or math.isinf(self._due[Work.RECENT])
+            is_all = work is Work.WALK or (math.isinf(self._due[Work.RECENT]) and not self._takes_walk)
             self._seen = self._begun_with if is_all else self._seen
             self._compared_at = self._begun_at
             self._looked_at = self._begun_at if is_all else self._looked_at

@@ -308,5 +308,6 @@ class Audit:
         if obstacle := collection.obstacle() or collection.meet_all() or collection.obstacle():
             return obstacle
         if not self._wanting.enter_recent(self._count_news):
+            self._agenda.fail(Work.RECENT)
             return "pins that just came could not be walked yet"
         return ""

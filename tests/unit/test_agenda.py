@@ -138,6 +138,47 @@ def test_what_failed_is_tried_again() -> None:
         assert player.done[-1][0] - begin == FAILED_S
 
 
+def test_pins_that_only_a_walk_finds_are_taken_account_of_by_a_walk_only() -> None:
+    for forget in (
+        lambda it: it.agenda.fail(Work.RECENT),
+        lambda it: it.agenda.pins_came(it.now, are_noted=False),
+    ):
+        player = settled()
+        agenda = player.agenda
+        agenda.members_changed(player.now, False)
+        player.now += 100
+        agenda.pins_came(player.now, are_noted=True)
+        agenda.begin(Work.RECENT, player.now)
+        forget(player)
+        for work in (Work.COMPARE, Work.RECENT):
+            agenda.pins_came(player.now, are_noted=True)
+            agenda.begin(Work.RECENT, player.now)  # not any more among what is due
+            agenda.begin(work, player.now)
+            agenda.end(work, player.now, False, HOUR_S)
+            assert not agenda.is_current
+            assert not agenda.has_seen_the_members
+        assert player.work() is Work.WALK
+        assert agenda.is_current
+        assert agenda.has_seen_the_members
+
+
+def test_pins_that_cannot_be_looked_at_at_the_end_of_a_walk_take_another_one() -> None:
+    player = settled()
+    player.now += HOUR_S
+    begin = player.now
+
+    def come_and_fail() -> None:
+        player.agenda.pins_came(player.now, are_noted=True)
+        player.agenda.fail(Work.RECENT)
+
+    assert player.work(during=come_and_fail) is Work.WALK
+    assert not player.agenda.is_current
+    while player.work() is not Work.WALK:
+        assert not player.agenda.is_current
+    assert player.agenda.is_current
+    assert player.done[-1][0] <= begin + FAILED_S
+
+
 def test_pins_that_come_all_the_time_put_nothing_else_off() -> None:
     player = settled()
     player.is_unsettled = True
