@@ -97,7 +97,7 @@ def in_part(part: int, number: int = 0) -> Live:
 def compare(work: Backlog, missing: list[Live]) -> None:
     """What a comparison of all parts does."""
     for part in work.in_turn(range(PARTS)):
-        work.replace(part, [one for one in missing if part_of(one.block) == part])
+        work.replace(part, [Live(*one) for one in missing if part_of(one.block) == part])
     assert work.missing == Amount(len(missing), 10 * len(missing))
     assert work.displaced == NOTHING
 
