@@ -68,10 +68,14 @@ class Collection:
         self._cluster = cluster
         self._levelling = levelling
         self._pinning = levelling.pinning
+        self._past_ms = 0
+        """No block is kept any more for what was removed before."""
 
     def haul(self, grace_s: float) -> Haul:
         """For what a pass finds."""
-        return Haul(ages.now_ns() - int(grace_s * 1e9))
+        oldest_ns = ages.now_ns() - int(grace_s * 1e9)
+        self._past_ms = max(0, oldest_ns // 1_000_000)
+        return Haul(oldest_ns)
 
     def obstacle(self) -> str:
         """Why nothing may be collected now; empty when it may."""
@@ -95,8 +99,9 @@ class Collection:
 
     def meet_all(self) -> str:
         """Compare catalogs and clocks with every member; what speaks against collecting, empty when nothing does."""
-        if missed := self._levelling.compare_all():
-            return f"the catalog could not be compared with {', '.join(missed)}"
+        if missed := self._levelling.compare_all(self._past_ms):
+            reasons = ", ".join(f"{name} ({why})" for name, why in missed.items())
+            return f"the catalog could not be compared with {reasons}"
         for peer in self._cluster.live_peers():
             if abs(peer.clock_ahead_s) > CLOCK_S:
                 return f"the clock of {peer.member.name} is {peer.clock_ahead_s:+.0f} s off ours; set up NTP"

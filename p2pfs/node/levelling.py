@@ -17,7 +17,7 @@ from p2pfs.core.pins import Pin
 from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.peer import Peer
-from p2pfs.node.pinning import BATCH, Pinning
+from p2pfs.node.pinning import BATCH, Pinning, not_taken
 from p2pfs.store.catalog import COMPARED, Digests
 from p2pfs.store.snapshot import write_snapshot
 
@@ -31,6 +31,10 @@ BUCKET_BYTES = 32 * 1024 * 1024
 """Of one answer to BUCKET: some hundred thousand records, where a catalog of two million has eight thousand."""
 LEFT_OUT_MOST = 10_000
 """A comparison ends after so many records that found no room: they would only come again with the next one."""
+ALL_PAST = 2**63
+"""No tombstone is newer: whoever has no room for one has no pin either that it would remove."""
+SILENT = "it did not answer in time"
+AHEAD = "it has records from over a day in the future; check the clocks of both nodes"
 _DIGEST = re.compile(rb"[0-9a-f]{32}")
 
 
@@ -83,31 +87,42 @@ class Levelling:
                 self._try_compare(peer)
         return 0.0
 
-    def compare_all(self) -> list[str]:
-        """Compare with every member now; names of those with whom that failed, those that are away among them.
+    def compare_all(self, past_ms: int = 0) -> dict[str, str]:
+        """Compare with every member now; names of those with whom that failed, and why: who is away is among them.
 
-        Takes a little more than COMPARE_S at most.
+        Takes a little more than COMPARE_S at most. `past_ms`: as for `compare`.
         """
         asked = {
-            peer.member.id: self._group.spawn(f"compare-{peer.member.name}", self._try_compare, peer)
+            peer.member.id: self._group.spawn(f"compare-{peer.member.name}", self._try_compare, peer, past_ms)
             for peer in self._cluster.live_peers()
         }
         green.wait(list(asked.values()), 2 * COMPARE_S)
-        done = {self._cluster.id, *(of for of, greenlet in asked.items() if greenlet.value)}
-        return [member.name for member in self._cluster.members() if member.id not in done]
+        missed = {}
+        for member in self._cluster.members():
+            if member.id not in asked:
+                why = "" if member.id == self._cluster.id else "it is away"
+            else:
+                said: str | None = asked[member.id].value
+                why = SILENT if said is None else said
+            if why:
+                missed[member.name] = why
+        return missed
 
-    def _try_compare(self, peer: Peer) -> bool:
+    def _try_compare(self, peer: Peer, past_ms: int = 0) -> str:
+        """What went wrong; empty when nothing did."""
         try:
-            self.compare(peer)
+            self.compare(peer, past_ms)
         except errors.P2pfsError as error:
             log.warning("cannot compare catalogs with %s: %s", peer.member.name, error)
-            return False
-        return True
+            return str(error) or type(error).__name__
+        return ""
 
-    def compare(self, peer: Peer) -> None:
+    def compare(self, peer: Peer, past_ms: int = 0) -> None:
         """Take over what a peer has and we lack, give it what it lacks; look at its clock. Raises P2pfsError.
 
-        Two that were apart for longer than tombstones live do not bring back what the other one removed.
+        Two that were apart for longer than tombstones live do not bring back what the other one removed. Where one
+        did not take a record of the other they are not equal: NoSpace or Refused, when all else is done. But where a
+        full catalog has no room for tombstones from before `past_ms`, of pins that it never had, that is all right.
         """
         end, begin_ms, id = time.monotonic() + COMPARE_S, self.pinning.now_ms(), peer.member.id
         peer.read_clock()
@@ -116,27 +131,31 @@ class Levelling:
         compared_ms = self._compared_ms(id)
         given_up: list[Pin] = []
         is_level = True
+        wrong: errors.P2pfsError | None = None
         left_out = self._catalog.left_out
         for number in range(pins.BUCKETS):
             if time.monotonic() > end:
                 raise errors.DeadlinePassed(f"levelling bucket {number} of {pins.BUCKETS} after {COMPARE_S:g} s")
             if self._catalog.left_out - left_out > LEFT_OUT_MOST:
-                raise errors.NoSpace(self.pinning.full_text())
+                raise errors.NoSpace(f"{self.pinning.full_text()} on this node")
             if theirs.buckets[number] == ours.buckets[number]:
                 continue
             here, there = self._differences(peer, number, end)
             left_there = pins.outlived(there, here, compared_ms, ours.purged_ms)
             left_here = pins.outlived(here, there, compared_ms, theirs.purged_ms)
-            self.pinning.take_in(list(set(there).difference(left_there)), id)
+            wrong = self._take_in(list(set(there).difference(left_there)), id, past_ms) or wrong
             settled, live_there = {*there, *left_here}, {pin.key for pin in there if not pin.removed}
-            self._send(peer, [
+            wanted = [
                 pin for pin in here if pin not in settled
                 and (pin.key in live_there or not pins.is_past(pin, theirs.purged_ms))
-            ])
+            ]
+            wrong = self._send(peer, wanted, past_ms) or wrong
             given_up += left_here
             is_level = is_level and not left_there  # they will give them up when they compare with us
         if given_up:
             self._give_up(peer.member.name, given_up)
+        if wrong:
+            raise wrong
         if is_level:
             self._note_comparison(id, begin_ms)
 
@@ -160,11 +179,27 @@ class Levelling:
             alone = pins.split_digests(peer.call("catalog", use))
         return self.pinning.run(self._catalog.pick, number, alone), there
 
+    def _take_in(self, records: list[Pin], id: str, past_ms: int) -> errors.P2pfsError | None:
+        """Merge a member's records; what is wrong when not all were taken."""
+        is_ahead = any(map(self.pinning.is_refused, records))
+        self.pinning.take_in(records, id)
+        if self.pinning.without_room(records, past_ms):
+            return errors.NoSpace(f"{self.pinning.full_text()} on this node")
+        return errors.Refused(AHEAD) if is_ahead else None
+
     @staticmethod
-    def _send(peer: Peer, records: list[Pin]) -> None:
-        for start in range(0, len(records), BATCH):
-            body = wire.dump_json([pin.to_wire() for pin in records[start : start + BATCH]])
-            peer.call("catalog", lambda connection, body=body: connection.request("PIN", body=body))  # type: ignore[misc]
+    def _send(peer: Peer, records: list[Pin], past_ms: int) -> errors.P2pfsError | None:
+        """Have a member merge records; what is wrong when it did not take all."""
+        wrong = None
+        past = [pin for pin in records if pins.is_past(pin, past_ms)]
+        needed = [pin for pin in records if not pins.is_past(pin, past_ms)]
+        for some in (needed, past):
+            for start in range(0, len(some), BATCH):
+                body = wire.dump_json([pin.to_wire() for pin in some[start : start + BATCH]])
+                answer = peer.call("catalog", lambda connection, body=body: connection.request("PIN", body=body))  # type: ignore[misc]
+                lack = not_taken(answer)
+                wrong = wrong if some is past and isinstance(lack, errors.NoSpace) else lack or wrong
+        return wrong
 
     # --- tombstones that are gone --------------------------------------------------------------------
 
@@ -202,7 +237,7 @@ class Levelling:
         oldest = self.pinning.run(self._catalog.oldest_removed)
         if oldest is None or not pins.is_past(oldest, until_ms) or self._cluster.absent():
             return 0
-        if missed := self.compare_all():
+        if missed := self.compare_all(ALL_PAST):
             log.info("old tombstones stay: the catalog could not be compared with %s", ", ".join(missed))
             return 0
         gone = self.pinning.run(self._catalog.purge, until_ms)

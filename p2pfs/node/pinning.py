@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from p2pfs import errors, green, metrics
-from p2pfs.core import hlc, wire
+from p2pfs.core import hlc, pins, wire
 from p2pfs.core.pins import Pin
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.peer import Peer
@@ -37,6 +37,16 @@ JOURNAL_RETRY_S = 60.0
 def wall_ms() -> int:
     """Wall clock in milliseconds."""
     return int(time.time() * 1000)
+
+
+def not_taken(answer: bytes) -> errors.P2pfsError | None:
+    """By a member's answer to PIN: why it did not take all records. Raises ProtocolError."""
+    told = wire.parse_json(answer, dict)
+    if told.get("refused"):
+        return errors.Refused("it takes no stamp so far in the future; check the clocks of both nodes")
+    if told.get("full"):
+        return errors.NoSpace("its catalog is full; see [storage] max_pins there")
+    return None
 
 
 class Pinning:
@@ -143,12 +153,23 @@ class Pinning:
 
     def _known(self, records: list[Pin]) -> list[Pin | None]:
         """What is here under the keys of these."""
-        return self.run(lambda: [self.catalog.record(pin.key) for pin in records])
+        found: list[Pin | None] = []
+        for at in range(0, len(records), SLICE):
+            some = records[at : at + SLICE]
+            found += self.run(lambda some=some: [self.catalog.record(pin.key) for pin in some])  # type: ignore[misc]
+        return found
 
-    def without_room(self, records: list[Pin]) -> int:
-        """How many of these, which were to be merged, are not here: a full catalog took no new ones."""
+    def without_room(self, records: list[Pin], past_ms: int = 0) -> int:
+        """How many of these, which were to be merged, are not here: a full catalog took no new ones.
+
+        Tombstones that were let go of here, or are from before `past_ms`, are not missed.
+        """
         taken = [pin for pin in records if not self.is_refused(pin)]
-        return self._known(taken).count(None)
+        known = self._known(taken)
+        past_ms = max(past_ms, self.run(self.catalog.digests).purged_ms)
+        return sum(
+            found is None and not pins.is_past(pin, past_ms) for pin, found in zip(taken, known, strict=True)
+        )
 
     def read(self, body: bytes) -> list[Pin]:
         """The records of a message. Raises ProtocolError."""
@@ -184,11 +205,8 @@ class Pinning:
         def push(peer: Peer) -> None:
             try:
                 answer = peer.call("catalog", lambda connection: connection.request("PIN", body=body), PUSH_S)
-                told = wire.parse_json(answer, dict)
-                if told.get("refused"):
-                    raise errors.Refused("it takes no stamp so far in the future; check the clocks of both nodes")
-                if told.get("full"):
-                    raise errors.NoSpace("its catalog is full; see [storage] max_pins there")
+                if wrong := not_taken(answer):
+                    raise wrong
                 holders.append(peer.member.id)
             except errors.P2pfsError as error:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)

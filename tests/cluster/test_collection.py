@@ -179,6 +179,38 @@ def test_a_member_that_is_away_holds_it_up_until_it_is_forgotten(tmp_path: Path)
         assert_equal(b, path)
 
 
+def test_a_node_without_room_for_a_pin_keeps_its_blocks_and_says_so_everywhere(tmp_path: Path) -> None:
+    options = {**OPTIONS, "cluster__replicas": "3", "storage__gc_grace": "1s"}
+    nodes = Cluster(tmp_path, 3, **options)
+    nodes.nodes[2].options["storage.max_pins"] = "1"
+    with nodes as cluster:
+        a, _, c = cluster
+        wait_first_audit(cluster)
+        store(a, tmp_path, "first")
+        assert len(c.json("ls")) == 1
+        path = store(a, tmp_path, "second")
+        blocks = wanted_of([truth.Truth().disk(a.data_dir)], a.json("stat", "second")[0])
+        assert len(c.json("ls")) == 1
+        assert disk(c).keys() >= blocks
+        planted = plant(a, 1)
+        make_old(*disk(c).values())
+        code, said = gc(c)
+        assert (code, said["collected_blocks"]) == (1, 0)
+        assert "full with 1 records; see [storage] max_pins on this node" in said["held_up"]
+        assert disk(c).keys() >= blocks
+        code, said = gc(a)
+        assert (code, said["collected_blocks"]) == (1, 0)
+        assert "node-c (its catalog is full; see [storage] max_pins there)" in said["held_up"]
+        assert any("max_pins" in reason for reason in c.json("status", check=False)[0]["reasons"])
+        assert c.stop() == 0
+        del c.options["storage.max_pins"]
+        c.start()
+        wait_until(lambda: gc(c)[0] == gc(a)[0] == 0, 30, "nothing holds it up")
+        assert disk(c).keys() >= blocks
+        assert not planted_here(a, planted)
+        assert_equal(c, path)
+
+
 def test_what_a_restore_or_a_partial_car_finds_in_one_copy_has_two_when_it_is_acknowledged(tmp_path: Path) -> None:
     with Cluster(tmp_path, 2, **OPTIONS, repair__rate="64KiB") as cluster:  # the repair would take 4 s for each leaf
         a, b = cluster

@@ -217,12 +217,12 @@ def test_who_wants_to_know_what_changed_is_told(world: World) -> None:
 
 
 def test_comparing_with_all_names_those_that_are_away_and_those_that_do_not_answer(world: World) -> None:
-    assert world.levelling["n0"].compare_all() == []
+    assert world.levelling["n0"].compare_all() == {}
     assert sorted(world.clocks_read) == ["n1", "n2"], "whoever collects by age now knows their clocks"
     world.silent = {"n1"}
-    assert world.levelling["n0"].compare_all() == ["n1"]
+    assert world.levelling["n0"].compare_all() == {"n1": "n1 does not answer"}
     world.cut("n2")
-    assert world.levelling["n0"].compare_all() == ["n1", "n2"]
+    assert world.levelling["n0"].compare_all() == {"n1": "n1 does not answer", "n2": "it is away"}
 
 
 def test_of_two_halves_the_later_writer_wins_pin_or_tombstone(world: World) -> None:
@@ -475,6 +475,80 @@ def test_a_comparison_with_who_has_too_much_ends(world: World, monkeypatch: pyte
         world.compare("n0 n1")
     assert Wires.sent - before < 1000
     assert one.run(one.catalog.counts) == (10, 0)
+
+
+def test_a_full_catalog_is_not_level_with_who_has_more_and_neither_is_that_one(world: World) -> None:
+    one, other = world.nodes["n0"], world.nodes["n1"]
+    other.merge(some(5))
+    one.catalog.max_records = 3
+    for _ in range(2):
+        missed = world.levelling["n0"].compare_all()
+        assert missed["n1"] == "the catalog is full with 3 records; see [storage] max_pins on this node"
+        assert world.levelling["n1"].compare_all() == {"n0": "its catalog is full; see [storage] max_pins there"}
+    assert world.levelling["n0"]._compared_ms("n1") == world.levelling["n1"]._compared_ms("n0") == 0
+    assert one.run(one.catalog.counts) == (3, 0)
+    one.catalog.max_records = 5
+    assert world.levelling["n1"].compare_all() == {}
+    assert world.levelling["n0"].compare_all() == {}
+    assert world.records("n0") == world.records("n1")
+
+
+def test_who_refuses_a_stamp_is_not_level_with_who_has_it_and_neither_is_that_one(world: World) -> None:
+    one, other = world.nodes["n0"], world.nodes["n1"]
+    ahead = some(1, stamp=hlc.stamp_of(world.now_ms + 2 * DAY_S * 1000))
+    other.run(other.catalog.merge, ahead + some(2, 5))
+    assert "over a day in the future" in world.levelling["n0"].compare_all()["n1"]
+    assert "no stamp so far in the future" in world.levelling["n1"].compare_all()["n0"]
+    assert world.levelling["n0"]._compared_ms("n1") == world.levelling["n1"]._compared_ms("n0") == 0
+    assert one.run(one.catalog.counts) == (2, 0), "the others came"
+    world.pass_days(2)
+    assert world.levelling["n0"].compare_all() == {}
+
+
+def test_a_live_pin_that_found_no_room_is_not_taken_for_one_that_was_removed(world: World) -> None:
+    for id in ("n0", "n2"):
+        world.nodes[id].catalog.max_records = 1
+        world.nodes[id].merge(some(1, removed=True))
+    world.nodes["n1"].merge(some(1, 7))
+    world.pass_days(1)
+    world.level()
+    world.cut("n1")
+    world.forgotten = {"n1"}
+    world.pass_days(100)
+    assert world.levelling["n0"].purge(LIFE_S) == world.levelling["n2"].purge(LIFE_S) == 1
+    world.forgotten = set()
+    world.cut()
+    world.level()
+    assert [world.records(id)[ROOTS[0], "name-7"].removed for id in world.nodes] == [False] * 3
+
+
+def test_full_catalogs_let_go_of_old_tombstones_that_the_others_have_no_room_for(world: World) -> None:
+    for number, id in enumerate(world.nodes):
+        world.nodes[id].catalog.max_records = 3
+        world.nodes[id].merge(some(3, 10 * number, removed=True))
+    assert len(world.levelling["n0"].compare_all()) == 2, "a tombstone may stand for blocks that can be restored"
+    assert world.levelling["n0"].compare_all(world.now_ms + 1) == {}
+    world.pass_days(100)
+    world.nodes["n0"].catalog.max_records = 4
+    world.nodes["n0"].merge(some(1, 90, removed=True, stamp=hlc.stamp_of(world.now_ms)))
+    assert [each.purge(LIFE_S) for each in world.levelling.values()] == [3, 3, 3]
+    assert world.levelling["n0"].compare_all() == {}
+    assert {*world.records("n0")} == {*world.records("n1")} == {(ROOTS[0], "name-90")}
+
+
+def test_tombstones_that_one_has_let_go_of_hold_nobody_up(world: World) -> None:
+    pin = world.write("n0", 0)
+    gone = pin._replace(removed=True, stamp=pin.stamp + 1)
+    for node in world.nodes.values():
+        node.merge([gone])
+    world.level()
+    world.pass_days(100)
+    assert world.levelling["n1"].purge(LIFE_S) == 1
+    for id in ("n0", "n1"):
+        assert world.levelling[id].compare_all() == {}
+    node = world.nodes["n1"]
+    assert node.merge([gone]) == []
+    assert node.without_room([gone]) == 0, "if it lets go of them after the caller has read its digests"
 
 
 def test_a_bucket_without_end_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
