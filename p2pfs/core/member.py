@@ -60,7 +60,7 @@ class Member(NamedTuple):
     accuser: str = ""
     """Of a suspect row: who accuses, so that Lifeguard can count independent accusers."""
     dead_s: int = 0
-    """Of a dead row: for how long by now, as far as the sender knows."""
+    """Of a dead row, and of one that left: for how long by now, as far as the sender knows."""
 
     @property
     def precedence(self) -> tuple[Any, ...]:

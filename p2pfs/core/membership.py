@@ -342,7 +342,7 @@ class Membership:
             raise errors.NotFound(f"no member has the id {id}; `p2pfs-cli peers` lists them")
         if row.state != "dead":
             raise errors.Refused(f"{row.name} is {row.state}: only a dead member can be forgotten; stop it first")
-        return self._take(now, row._replace(state="left"), self.me.id)[0]
+        return self._take(now, row._replace(state="left", dead_s=0), self.me.id)[0]
 
     def revoke(self, now: float, ids: Iterable[str]) -> list[Change]:
         """Take ids onto the list of those that are revoked, and strike their members, alive or not."""
@@ -352,5 +352,5 @@ class Membership:
             self._hearsay.drop(id)
             row = self._table.get(id)
             if row is not None and row.state != "left":
-                changes += self._take(now, row._replace(state="left"), self.me.id)
+                changes += self._take(now, row._replace(state="left", dead_s=0), self.me.id)
         return changes

@@ -34,8 +34,8 @@ class Timing(NamedTuple):
     """Between exchanges of the whole table with one member."""
     revive_interval_s: float = 5.0
     """Between probes of members that are dead."""
-    forget_after_s: float = 24 * 3600.0
-    """How long the row of a member that left is kept, so that old news do not bring it back."""
+    forget_after_s: float = 90 * 24 * 3600.0
+    """How long the row of a member that left is kept: who was off for less does not bring it back with old news."""
     stall_s: float = 1.0
     """No call for so long means that this node stood still."""
     max_members: int = MAX_ROWS
@@ -87,8 +87,10 @@ class Table:
         """Rows that the full table refused, or let go."""
         self._timing = timing
         self._entries: dict[str, _Entry] = {}
-        self._timed: set[str] = set()
-        """Suspects, and those that left: for them `expire` has to look at the time."""
+        self._suspects: set[str] = set()
+        self._left: set[str] = set()
+        self._next_end = math.inf
+        """No row of a member that left goes before: there may be hundreds, and `expire` is called all the time."""
 
     @property
     def size(self) -> int:
@@ -117,10 +119,11 @@ class Table:
             yield Known(entry.row, entry.state_since, entry.last_seen, entry.rtt_s, entry.is_proven)
 
     def dated(self, row: Member, now: float) -> Member:
-        """The row as it is told to others: with the time that its member is dead by now."""
-        if row.state != "dead":
+        """The row as it is told to others: with the time that its member is dead by now, or since it left."""
+        entry = self._entries.get(row.id)
+        if entry is None or row.state not in ("dead", "left"):
             return row
-        return row._replace(dead_s=min(max(0, int(now - self._entries[row.id].state_since)), MAX_DEAD_S))
+        return row._replace(dead_s=min(max(0, int(now - entry.state_since)), MAX_DEAD_S))
 
     # --- writing ------------------------------------------------------------------------------------
 
@@ -142,8 +145,10 @@ class Table:
         entry = self._entries.get(row.id)
         is_proven = source_id in ("", row.id)
         if entry is None:
-            if not self._has_room(is_proven):
-                self.refused += 1
+            if row.state == "left" and row.dead_s >= self._timing.forget_after_s:
+                return None  # all others let go of it, too
+            if not self._has_room(row.state, is_proven):
+                self.refused += row.state != "left"  # whom nobody misses
                 return None
             entry = self._entries[row.id] = _Entry(row, now, is_proven)
             old = ""
@@ -155,28 +160,41 @@ class Table:
         self._adopt(now, entry, row, source_id, old)
         return Change(row, old, row.state)
 
-    def _has_room(self, is_proven: bool) -> bool:
-        """Room for one more row. What others say of the dead fills a half at most, and gives way to who was met."""
+    def _has_room(self, state: str, is_proven: bool) -> bool:
+        """Room for one more row. What others say of the dead fills a half at most, and gives way to who was met.
+
+        Before anybody else those give way that left, the longest ago of them first.
+        """
         room = self._timing.max_members - 1 - len(self._entries)
-        if not is_proven:
-            return room > self._timing.max_members // 2
-        if room <= 0:
-            words = next((id for id, entry in self._entries.items() if not entry.is_proven), None)
-            if words is None:
-                return False
-            del self._entries[words]
-            self._timed.discard(words)
-            self.refused += 1
+        least = 0 if is_proven else self._timing.max_members // 2
+        if room > least or state == "left":
+            return room > least
+        if self._left and room + len(self._left) > least:
+            self._drop(min(self._left, key=lambda id: self._entries[id].state_since))
+            return True
+        words = next((id for id, entry in self._entries.items() if not entry.is_proven), None)
+        if not is_proven or words is None:
+            return False
+        self._drop(words)
+        self.refused += 1
         return True
+
+    def _drop(self, id: str) -> None:
+        del self._entries[id]
+        for some in (self._suspects, self._left):
+            some.discard(id)
 
     def _adopt(self, now: float, entry: _Entry, row: Member, accuser: str, old: str) -> None:
         entry.row = row
         if row.state != old:
-            entry.state_since = now - (row.dead_s if row.state == "dead" else 0)
+            entry.state_since = now - (row.dead_s if row.state in ("dead", "left") else 0)
             if entry.last_seen is not None:  # whatever others say, it was not dead then
                 entry.state_since = max(entry.state_since, entry.last_seen)
         (self.reachable.add if row.is_reachable else self.reachable.discard)(row.id)
-        (self._timed.add if row.state in ("suspect", "left") else self._timed.discard)(row.id)
+        (self._suspects.add if row.state == "suspect" else self._suspects.discard)(row.id)
+        (self._left.add if row.state == "left" else self._left.discard)(row.id)
+        if row.state == "left":
+            self._next_end = min(self._next_end, entry.state_since + self._timing.forget_after_s)
         entry.suspicion = self._suspicion(now, row.accuser or accuser) if row.state == "suspect" else None
 
     def _suspicion(self, now: float, accuser: str) -> Suspicion:
@@ -201,20 +219,22 @@ class Table:
     def expire(self, now: float) -> list[Change]:
         """Suspects whose time is over die; members that left long ago are forgotten."""
         changes = []
-        for id in sorted(self._timed):
+        for id in sorted(self._suspects):
             entry = self._entries[id]
             if entry.suspicion and now >= entry.suspicion.deadline:
                 dead = entry.row._replace(state="dead", accuser="", dead_s=0)
                 self._adopt(now, entry, dead, "", "suspect")
                 changes.append(Change(dead, "suspect", "dead"))
-            elif entry.row.state == "left" and now - entry.state_since > self._timing.forget_after_s:
-                del self._entries[id]
-                self._timed.discard(id)
+        if now > self._next_end:
+            ends = {id: self._entries[id].state_since + self._timing.forget_after_s for id in self._left}
+            for id in [id for id, end in ends.items() if now > end]:
+                self._drop(id)
+            self._next_end = min((ends[id] for id in self._left), default=math.inf)
         return changes
 
     def delay(self, by_s: float) -> None:
         """Give every suspect more time."""
-        for id in self._timed:
+        for id in self._suspects:
             suspicion = self._entries[id].suspicion
             if suspicion:
                 suspicion.delay(by_s)

@@ -324,6 +324,51 @@ def test_a_forgotten_member_that_lives_comes_back() -> None:
     assert [change.new for change in membership.merge(0.0, [row("d", "alive", 2)], "d")] == ["alive"]
 
 
+def test_a_node_that_was_off_for_days_does_not_bring_back_who_was_struck() -> None:
+    membership = table(row("a"), row("d", "dead"))
+    membership.forget(0.0, "d")
+    membership.tick(2 * 86400.0)
+    membership.merge(2 * 86400.0, [row("d", "dead")], "a")
+    assert "d" not in {one.id for one in membership.members()}
+
+
+def test_how_long_ago_somebody_left_travels_along_so_that_all_let_go_of_it() -> None:
+    first = table(row("a"), row("d", "dead", dead_s=5000), timing=Timing(forget_after_s=1000.0))
+    first.forget(0.0, "d")
+    first.tick(900.0)
+    (told,) = [one for one in first.snapshot() if one.id == "d"]
+    assert (told.state, told.dead_s) == ("left", 900)
+    second = table(row("me2"), timing=Timing(forget_after_s=1000.0))
+    second.merge(0.0, [told], "me2")
+    second.tick(99.0)
+    assert "d" in {one.id for one in second.snapshot()}
+    for membership, now in ((first, 1001.0), (second, 101.0)):
+        membership.tick(now)
+        membership.merge(now, [told._replace(dead_s=1000)], "a")
+        assert "d" not in {one.id for one in membership.snapshot()}
+        membership.updates(100, "a")
+
+
+def test_those_that_left_give_way_first_and_nobody_misses_them() -> None:
+    membership = table(row("a"), row("b"), timing=Timing(max_members=20))
+    words = ghosts(50, state="left")
+    membership.merge(0.0, [one._replace(dead_s=100 + number) for number, one in enumerate(words)], "a")
+    left = {one.id for one in membership.snapshot() if one.state == "left"}
+    assert left == {f"ghost{number}" for number in range(7)}, "words, too, fill a half at most"
+    membership.merge(0.0, [row("c", "dead"), row("e", "dead")], "a")
+    for number in range(9):
+        membership.merge(0.0, [row(f"real{number}")], f"real{number}")
+    states = {one.id: one.state for one in membership.snapshot()}
+    assert states["c"] == states["e"] == "dead"
+    assert {id for id in states if states[id] == "left"} == {f"ghost{number}" for number in range(5)}, "the oldest go"
+    for number in range(9, 15):
+        membership.merge(0.0, [row(f"real{number}")], f"real{number}")
+    assert membership.left_out == 0, "nobody whom collection would have to wait for"
+    assert "left" not in {one.state for one in membership.snapshot()}
+    membership.tick(1000.0)
+    membership.updates(100, "a")
+
+
 def test_leaving_is_final() -> None:
     membership = table(row("a"))
     membership.leave()
