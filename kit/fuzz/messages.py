@@ -17,6 +17,7 @@ from p2pfs.core.pins import Pin
 from p2pfs.node import refs, storing, upkeep_verbs
 from p2pfs.node.health import Checkup
 from p2pfs.node.levelling import format_digests, parse_digests
+from p2pfs.node.levels import parse_seen
 from p2pfs.store.catalog import Digests
 
 News = tuple[Member, list[Member]]
@@ -95,6 +96,11 @@ def check_levels(found: tuple[bytes, Digests]) -> None:
     body, digests = found
     again = format_digests(digests)
     assert again.rpartition(b"\n")[0] == body.rpartition(b"\n")[0] and parse_digests(again) == digests
+
+
+def check_seen(seen: dict[str, int] | None) -> None:
+    """Told to others, it is the same."""
+    assert seen is None or parse_seen(json.dumps({"seen": seen}).encode("ascii")) == seen
 
 
 def parse_pins(body: bytes) -> list[Pin]:

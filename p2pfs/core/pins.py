@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import xxhash
@@ -121,18 +121,37 @@ def is_past(pin: Pin, purged_ms: int) -> bool:
     return pin.removed and ms_of(pin.stamp) < purged_ms
 
 
-def outlived(records: Iterable[Pin], others: Iterable[Pin], compared_ms: int, purged_ms: int) -> list[Pin]:
+class Sight(NamedTuple):
+    """Until when one node has seen what others had, as far as it matters where it meets one of them."""
+
+    direct_ms: int
+    """The two were equal last then; 0: never."""
+    holder_ms: int
+    """Until when it has seen what the other one had, itself or through others; 0: never."""
+    origins: Mapping[str, int] | None
+    """The same of everybody who may have written a record; None: not known, then the two of them count alone."""
+
+
+def outlived(records: Iterable[Pin], others: Iterable[Pin], sight: Sight, purged_ms: int) -> list[Pin]:
     """Those live `records` of one node that were removed elsewhere, where even their tombstones are gone by now.
 
-    Both nodes compared their catalogs last at `compared_ms` (0: never), and the one with the records `others` has let
-    go of tombstones from before `purged_ms`. When that is the later one, then what both had then and only one has now
-    was removed, and what is younger came while they were apart.
+    The other one has the records `others` and that `sight`, and has let go of tombstones from before `purged_ms`. When
+    that is later than the two were equal, then what it has seen and lacks was removed. It has seen a record for sure
+    when it saw later what the holder had *and* what the writer had: the one may have got it later than it was written,
+    the other may have lost it.
     """
-    before_ms = compared_ms - CLOCK_SLACK_MS
-    if not 0 < before_ms < purged_ms:
+    if sight.direct_ms - CLOCK_SLACK_MS >= purged_ms:
         return []
+
+    def seen_ms(pin: Pin) -> int:
+        written_ms = sight.holder_ms if sight.origins is None else sight.origins.get(pin.origin, 0)
+        return min(sight.holder_ms, written_ms) - CLOCK_SLACK_MS
+
     known = {pin.key for pin in others}
-    return [pin for pin in records if not pin.removed and ms_of(pin.stamp) < before_ms and pin.key not in known]
+    return [
+        pin for pin in records
+        if not pin.removed and ms_of(pin.stamp) < min(seen_ms(pin), purged_ms) and pin.key not in known
+    ]
 
 
 def check_name(name: str) -> str:

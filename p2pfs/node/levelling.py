@@ -16,17 +16,16 @@ from p2pfs.core import pins, wire
 from p2pfs.core.pins import Pin
 from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
+from p2pfs.node.levels import Levels, parse_seen
 from p2pfs.node.peer import Peer
 from p2pfs.node.pinning import BATCH, Pinning, not_taken
-from p2pfs.store.catalog import COMPARED, Digests
+from p2pfs.store.catalog import Digests
 from p2pfs.store.snapshot import write_snapshot
 
 log = logging.getLogger(__name__)
 
 COMPARE_S = 60.0
 """One comparison, of a bucket after the other; what a new member lacks goes in several."""
-KEEP_MS = 60_000
-"""How often the time of the last comparison with a member is written down."""
 BUCKET_BYTES = 32 * 1024 * 1024
 """Of one answer to BUCKET: some hundred thousand records, where a catalog of two million has eight thousand."""
 LEFT_OUT_MOST = 10_000
@@ -48,8 +47,7 @@ class Levelling:
         self._cluster = cluster
         self._folder = folder
         self._sync_interval_s = sync_interval_s
-        self._compared: dict[str, int] = {}
-        self._kept: dict[str, int] = {}
+        self.levels = Levels(pinning, cluster.id)
         self._soon: set[str] = set()
         self._wake = green.Event()
         self._group = green.Group("levelling")
@@ -64,8 +62,7 @@ class Levelling:
         self._group.close()
 
     def _begin_anew(self) -> None:
-        self._compared.clear()
-        self._kept.clear()
+        self.levels.forget()
         for peer in self._cluster.live_peers():
             self.sync_soon(peer.member.id)
 
@@ -126,9 +123,11 @@ class Levelling:
         """
         end, begin_ms, id = time.monotonic() + COMPARE_S, self.pinning.now_ms(), peer.member.id
         peer.read_clock()
+        told = self._ask_seen(peer)  # before all else: what it has seen by now, its catalog says below
         theirs = parse_digests(peer.call("catalog", lambda connection: connection.request("DIGESTS")))
         ours = self.pinning.run(self._catalog.digests)
-        compared_ms = self._compared_ms(id)
+        our_sight, their_sight = self.levels.sights(id, told)
+        quarantined = self._catalog.quarantined
         given_up: list[Pin] = []
         is_level = True
         wrong: errors.P2pfsError | None = None
@@ -141,8 +140,8 @@ class Levelling:
             if theirs.buckets[number] == ours.buckets[number]:
                 continue
             here, there = self._differences(peer, number, end)
-            left_there = pins.outlived(there, here, compared_ms, ours.purged_ms)
-            left_here = pins.outlived(here, there, compared_ms, theirs.purged_ms)
+            left_there = pins.outlived(there, here, our_sight, ours.purged_ms)
+            left_here = pins.outlived(here, there, their_sight, theirs.purged_ms)
             wrong = self._take_in(list(set(there).difference(left_there)), id, past_ms) or wrong
             settled, live_there = {*there, *left_here}, {pin.key for pin in there if not pin.removed}
             wanted = [
@@ -156,8 +155,13 @@ class Levelling:
             self._give_up(peer.member.name, given_up)
         if wrong:
             raise wrong
-        if is_level:
-            self._note_comparison(id, begin_ms)
+        if is_level and self._catalog.quarantined == quarantined:
+            # By the clock that is behind: what either of them writes from now on is younger.
+            self.levels.note(id, begin_ms + min(0, round(peer.clock_ahead_s * 1000)), told)
+
+    @staticmethod
+    def _ask_seen(peer: Peer) -> dict[str, int] | None:
+        return parse_seen(peer.call("catalog", lambda connection: connection.request("PIN", body=wire.dump_json([]))))
 
     def _differences(self, peer: Peer, number: int, end: float) -> tuple[list[Pin], list[Pin]]:
         """The records of a bucket that only this node has, and those that only the peer has. Until `end` at most."""
@@ -202,19 +206,6 @@ class Levelling:
         return wrong
 
     # --- tombstones that are gone --------------------------------------------------------------------
-
-    def _compared_ms(self, id: str) -> int:
-        """When the last comparison with a member began that left no difference; 0: none did."""
-        if id not in self._compared:
-            kept = int(self.pinning.run(self._catalog.recall, COMPARED + id) or 0)
-            self._compared[id] = self._kept[id] = kept
-        return self._compared[id]
-
-    def _note_comparison(self, id: str, begin_ms: int) -> None:
-        self._compared[id] = begin_ms
-        if not 0 <= begin_ms - self._kept[id] < KEEP_MS:
-            self.pinning.run(self._catalog.remember, COMPARED + id, str(begin_ms))
-            self._kept[id] = begin_ms
 
     def _give_up(self, name: str, records: list[Pin]) -> None:
         """Remove what was removed elsewhere while we were away; into a file first, for the operator."""

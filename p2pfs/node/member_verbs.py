@@ -109,13 +109,14 @@ def discard(services: Services, session: Session, line: Line) -> None:
 
 
 def pin(services: Services, session: Session, line: Line) -> None:
-    """PIN: merge catalog records, durably."""
+    """PIN: merge catalog records, durably. Who sends none asks what this node has seen of the others' catalogs."""
     pinning = services.pinning
     records = pinning.read(session.body())
     refused = sum(map(pinning.is_refused, records))
     changed = pinning.take_in(records, member_id(session))
     full = pinning.without_room(records)
-    session.reply(wire.dump_json({"changed": changed, "refused": refused, "full": full}))
+    seen = {} if records else {"seen": services.levelling.levels.seen()}
+    session.reply(wire.dump_json({"changed": changed, "refused": refused, "full": full} | seen))
 
 
 def digests(services: Services, session: Session, line: Line) -> None:

@@ -124,6 +124,12 @@ class Records:
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
+    def recall_all(self, prefix: str) -> dict[str, str]:
+        """What was remembered under keys that begin so."""
+        with self._errors():
+            query = "SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?"
+            return dict(self._db.execute(query, (len(prefix), prefix)).fetchall())
+
     def remember(self, key: str, value: str) -> None:
         """Keep a small text, durably, in the place of the one before. Raises NoSpace."""
         with self._transaction():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,8 +46,9 @@ class Wires:
     sent = 0
     """Records that were asked for, by all."""
 
-    def __init__(self, pinning: Pinning) -> None:
-        self._pinning = pinning
+    def __init__(self, levelling: Levelling) -> None:
+        self._levelling = levelling
+        self._pinning = levelling.pinning
 
     def request(self, verb: str, body: bytes = b"") -> bytes:
         if verb == "DIGESTS":
@@ -55,7 +57,8 @@ class Wires:
         records = [Pin.from_wire(row) for row in wire.parse_json(body, list)]
         refused = sum(map(self._pinning.is_refused, records))
         changed, full = len(self._pinning.merge(records)), self._pinning.without_room(records)
-        return wire.dump_json({"changed": changed, "refused": refused, "full": full})
+        seen = {} if records else {"seen": self._levelling.levels.seen()}
+        return wire.dump_json({"changed": changed, "refused": refused, "full": full} | seen)
 
     def stream(self, verb: str, number: int, body: bytes) -> Parts:
         assert verb == "BUCKET"
@@ -94,11 +97,12 @@ class Link:
     def __init__(self, world: World, member: Member) -> None:
         self._world = world
         self.member = member
+        self.clock_ahead_s = 0.0
 
     def call(self, lane: str, use: Callable[[Wires], Any], wait_s: float = 10.0) -> Any:
         if self.member.id in self._world.silent:
             raise errors.Unreachable(f"{self.member.id} does not answer")
-        return use(Wires(self._world.nodes[self.member.id]))
+        return use(Wires(self._world.levelling[self.member.id]))
 
     def read_clock(self) -> None:
         self._world.clocks_read.append(self.member.id)
@@ -170,6 +174,11 @@ class World:
     def _end(self, id: str) -> None:
         self.levelling[id].stop()
         self.nodes[id].stop()
+
+    def restart_empty(self, id: str) -> None:
+        self._end(id)
+        shutil.rmtree(self.folder / id)
+        self._begin(id)
 
     def close(self) -> None:
         for id in self.nodes:
@@ -405,6 +414,110 @@ def test_in_whatever_order_things_happen_all_agree_and_the_latest_wish_holds(
     world.close()
 
 
+def test_a_newcomer_does_not_take_back_what_was_removed_while_a_stranger_to_it_was_away(world: World) -> None:
+    for first in ("n1 n2", "n2 n1"):
+        assert newcomer(world, first) == [set()] * 3
+
+
+def newcomer(world: World, first: str) -> list[set[int]]:
+    """n1 joins while n2 is away, and is the first whom n2 meets when it comes back; what is live everywhere then."""
+    for number in range(3):
+        world.restart_empty(f"n{number}")
+    world.cut("n1")
+    world.forgotten = {"n1"}
+    world.write("n0", 0)
+    world.pass_days(1)
+    world.compare("n0 n2", "n2 n0")
+    world.cut("n2")
+    world.forgotten = {"n2"}
+    world.pass_days(1)
+    world.compare("n0 n1", "n1 n0")
+    world.write("n0", 0, removed=True)
+    world.pass_days(100)
+    assert [world.levelling[id].purge(LIFE_S) for id in ("n0", "n1")] == [1, 1]
+    world.forgotten = set()
+    world.cut()
+    world.compare(first, "n0 n1", "n2 n0")
+    world.level()
+    return [world.live(id) for id in world.nodes]
+
+
+def test_what_came_from_a_node_that_was_never_in_contact_is_not_lost(tmp_path: Path) -> None:
+    """n3 was alone when it wrote, before n0 and n2 were equal; n2 has it from there, and n0 never saw it."""
+    world = World(tmp_path, 4)
+    world.cut("n3")
+    world.write("n3", 0)
+    world.pass_days(1)
+    world.compare("n0 n2", "n2 n0", "n0 n1", "n1 n0")
+    world.write("n0", 1)
+    world.write("n0", 1, removed=True)
+    world.cut("n2", "n3")
+    world.forgotten = {"n2", "n3"}
+    world.compare("n2 n3", "n3 n2")
+    world.pass_days(100)
+    assert world.levelling["n0"].purge(LIFE_S) == world.levelling["n1"].purge(LIFE_S) == 1
+    world.forgotten = set()
+    world.cut()
+    world.compare("n2 n0", "n0 n2", "n1 n2", "n2 n1")
+    world.level()
+    assert [world.live(id) for id in world.nodes] == [{0}] * 4
+    world.close()
+
+
+STRIKES = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 3), st.integers(0, 3), st.booleans()),
+        st.tuples(st.just("compare"), st.integers(0, 3), st.integers(0, 3)),
+        st.tuples(st.just("strike"), st.sets(st.integers(0, 3), min_size=1, max_size=3)),
+        st.tuples(st.just("heal")),
+        st.tuples(st.just("wait"), st.sampled_from([0.001, 1, 40, 100])),
+        st.tuples(st.just("purge")),
+    ),
+    max_size=30,
+)
+
+
+@given(STRIKES)
+@settings(max_examples=40)
+def test_whoever_is_struck_and_comes_back_no_pin_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]]
+) -> None:
+    """What was removed may come back, of those that were struck while others purge; what is wanted stays."""
+    world = World(tmp_path_factory.mktemp("world"), 4)
+    try:
+        wanted = {ROOTS.index(pin.cid) for pin in play(world, steps).values() if not pin.removed}
+        world.cut()
+        world.level()
+        live = [world.live(id) for id in world.nodes]
+        assert live == [live[0]] * 4
+        assert live[0] >= wanted
+    finally:
+        world.close()
+
+
+def play(world: World, steps: list[tuple[Any, ...]]) -> dict[Key, Pin]:
+    """What was written last under each key."""
+    latest: dict[Key, Pin] = {}
+    for verb, *args in steps:
+        if verb == "write":
+            pin = world.write(f"n{args[0]}", args[1], removed=args[2])
+            latest[pin.key] = pin if pin.key not in latest or newer(pin, latest[pin.key]) else latest[pin.key]
+        elif verb == "compare" and args[0] != args[1] and world.side[f"n{args[0]}"] == world.side[f"n{args[1]}"]:
+            world.compare(f"n{args[0]} n{args[1]}")
+        elif verb == "strike":
+            world.cut(*(f"n{number}" for number in args[0]))
+        elif verb == "heal":
+            world.cut()
+        elif verb == "wait":
+            world.pass_days(args[0])
+        elif verb == "purge":
+            for id, each in world.levelling.items():
+                world.forgotten = {other for other in world.nodes if world.side[other] != world.side[id]}
+                each.purge(LIFE_S)
+            world.forgotten = set()
+    return latest
+
+
 def test_digests_say_until_when_tombstones_are_gone() -> None:
     digests = Digests(list(range(256)), 1_800_000_000_000)
     assert parse_digests(format_digests(digests)) == digests
@@ -485,7 +598,7 @@ def test_a_full_catalog_is_not_level_with_who_has_more_and_neither_is_that_one(w
         missed = world.levelling["n0"].compare_all()
         assert missed["n1"] == "the catalog is full with 3 records; see [storage] max_pins on this node"
         assert world.levelling["n1"].compare_all() == {"n0": "its catalog is full; see [storage] max_pins there"}
-    assert world.levelling["n0"]._compared_ms("n1") == world.levelling["n1"]._compared_ms("n0") == 0
+    assert world.levelling["n0"].levels.direct_ms("n1") == world.levelling["n1"].levels.direct_ms("n0") == 0
     assert one.run(one.catalog.counts) == (3, 0)
     one.catalog.max_records = 5
     assert world.levelling["n1"].compare_all() == {}
@@ -499,7 +612,7 @@ def test_who_refuses_a_stamp_is_not_level_with_who_has_it_and_neither_is_that_on
     other.run(other.catalog.merge, ahead + some(2, 5))
     assert "over a day in the future" in world.levelling["n0"].compare_all()["n1"]
     assert "no stamp so far in the future" in world.levelling["n1"].compare_all()["n0"]
-    assert world.levelling["n0"]._compared_ms("n1") == world.levelling["n1"]._compared_ms("n0") == 0
+    assert world.levelling["n0"].levels.direct_ms("n1") == world.levelling["n1"].levels.direct_ms("n0") == 0
     assert one.run(one.catalog.counts) == (2, 0), "the others came"
     world.pass_days(2)
     assert world.levelling["n0"].compare_all() == {}

@@ -19,6 +19,7 @@ from p2pfs.core.pins import (
     BUCKETS,
     CLOCK_SLACK_MS,
     Pin,
+    Sight,
     bucket_of,
     check_name,
     horizon_ms,
@@ -174,8 +175,22 @@ def test_only_what_both_had_and_one_has_lost_was_removed() -> None:
     young = GOOD._replace(name="young", stamp=stamp_of(NOW_MS + DAY_MS))
     gone = GOOD._replace(name="gone", stamp=stamp_of(NOW_MS), removed=True)
     compared = NOW_MS + CLOCK_SLACK_MS + 1
-    assert outlived([old, young, gone], [], compared, compared) == [old]
-    assert outlived([old, young], [old._replace(stamp=1)], compared, compared) == []
-    assert outlived([old], [], compared - 1, compared) == []
-    assert outlived([old], [], compared, NOW_MS + 1) == []
-    assert outlived([old], [], 0, compared) == []
+    sight = Sight(compared, compared, None)
+    assert outlived([old, young, gone], [], sight, compared) == [old]
+    assert outlived([old, young], [old._replace(stamp=1)], sight, compared) == []
+    assert outlived([old], [], Sight(compared - 1, compared - 1, None), compared) == []
+    assert outlived([old], [], sight, NOW_MS + 1) == []
+    assert outlived([old], [], Sight(0, 0, None), compared) == []
+
+
+def test_what_was_seen_through_others_counts_when_holder_and_writer_were_seen() -> None:
+    old = GOOD._replace(stamp=stamp_of(NOW_MS))
+    seen, purged = NOW_MS + CLOCK_SLACK_MS + 1, NOW_MS + DAY_MS
+    assert outlived([old], [], Sight(0, seen, {old.origin: seen}), purged) == [old]
+    assert outlived([old], [], Sight(0, seen, {old.origin: seen + 10 * DAY_MS}), purged) == [old]
+    assert outlived([old], [], Sight(0, seen + 10 * DAY_MS, {old.origin: seen}), purged) == [old]
+    assert outlived([old], [], Sight(0, seen - 1, {old.origin: seen}), purged) == [], "the writer may have lost it"
+    assert outlived([old], [], Sight(0, seen, {old.origin: seen - 1}), purged) == [], "the holder may have got it later"
+    assert outlived([old], [], Sight(0, seen, {}), purged) == []
+    assert outlived([old], [], Sight(0, seen, {old.origin: seen}), NOW_MS) == [], "no such tombstone is gone"
+    assert outlived([old], [], Sight(2 * purged, 2 * purged, {old.origin: 2 * purged}), purged) == []

@@ -1,0 +1,84 @@
+"""What a node has seen of the catalogs of others: learned, told, kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from p2pfs import errors
+from p2pfs.core.pins import CLOCK_SLACK_MS
+from p2pfs.node import levels
+from p2pfs.node.levels import KEEP_VIA_MS, Levels, parse_seen
+from p2pfs.store.catalog import COMPARED, Catalog
+
+NOW_MS = 1_800_000_000_000
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return Catalog(tmp_path / "catalog.sqlite")
+
+
+def opened(catalog: Catalog) -> Levels:
+    def run(job: Callable[..., Any], *args: Any) -> Any:
+        return job(*args)
+
+    return Levels(cast(Any, SimpleNamespace(catalog=catalog, run=run)), "me")
+
+
+def test_what_others_have_seen_is_taken_over_and_all_is_kept(catalog: Catalog) -> None:
+    catalog.remember(f"{COMPARED}old", "5")
+    made = opened(catalog)
+    made.note("a", NOW_MS, {"c": 7, "old": 4, "me": NOW_MS, "ahead": NOW_MS + CLOCK_SLACK_MS + 1})
+    wanted = {"old": 5, "c": 7, "a": NOW_MS}
+    assert made.seen() == wanted
+    assert (made.direct_ms("a"), made.direct_ms("c"), made.direct_ms("old")) == (NOW_MS, 0, 5)
+    made.note("b", NOW_MS + 1, {"c": 6, "a": NOW_MS + 1})
+    wanted |= {"b": NOW_MS + 1, "a": NOW_MS + 1}
+    assert made.seen() == wanted
+    catalog.remember(f"{COMPARED}via.c", str(KEEP_VIA_MS))
+    assert opened(catalog).seen() == wanted | {"c": KEEP_VIA_MS}
+    made.forget()
+    assert made.seen() == wanted | {"c": KEEP_VIA_MS}
+
+
+def test_times_through_others_are_not_written_down_each_time(catalog: Catalog) -> None:
+    made = opened(catalog)
+    for ms in (NOW_MS, NOW_MS + KEEP_VIA_MS - 1):
+        made.note("a", ms, {"c": ms})
+    assert opened(catalog).seen()["c"] == NOW_MS
+    made.note("a", NOW_MS + KEEP_VIA_MS, {"c": NOW_MS + KEEP_VIA_MS})
+    assert opened(catalog).seen()["c"] == NOW_MS + KEEP_VIA_MS
+
+
+def test_a_node_tells_of_the_latest_and_learns_of_so_many(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(levels, "MOST", 3)
+    made = opened(catalog)
+    made.note("a", NOW_MS, {f"c{number}": number + 1 for number in range(9)})
+    assert made.seen() == {"c1": 2, "c2": 3, "a": NOW_MS}
+
+
+def test_what_was_seen_of_us_counts_for_what_we_have(catalog: Catalog) -> None:
+    made = opened(catalog)
+    made.note("a", 10, {"c": 7, "o": 6})
+    ours, theirs = made.sights("c", {"me": 3, "o": 2})
+    assert ours == (0, 7, {"a": 10, "c": 7, "o": 6, "me": 7})
+    assert theirs == (0, 3, {"me": 3, "o": 2, "c": 3})
+    assert made.sights("a", None)[1] == (10, 10, None)
+    assert made.sights("c", {})[1].holder_ms == 0, "what we have seen of it says nothing about what it has seen of us"
+
+
+def test_what_a_member_tells_is_checked() -> None:
+    assert parse_seen(b'{"changed":0}') is None
+    assert parse_seen(b'{"seen":{"a":1}}') == {"a": 1}
+    most = {str(number): number for number in range(levels.MOST)}
+    assert parse_seen(json.dumps({"seen": most}).encode()) == most
+    bad_times = [{"a": ms} for ms in (-1, 1.0, True, 10**15, "1", None)]
+    for bad in ([], 3, {"a b": 1}, {"": 1}, most | {"x": 1}, *bad_times):
+        with pytest.raises(errors.ProtocolError):
+            parse_seen(json.dumps({"seen": bad}).encode())
