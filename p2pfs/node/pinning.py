@@ -200,13 +200,14 @@ class Pinning:
         if self.without_room(records):
             raise errors.NoSpace(self.full_text())
         holders = [self._cluster.id]
-        body = wire.dump_json(rows)
+        bodies = [wire.dump_json(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
 
         def push(peer: Peer) -> None:
             try:
-                answer = peer.call("catalog", lambda connection: connection.request("PIN", body=body), PUSH_S)
-                if wrong := not_taken(answer):
-                    raise wrong
+                for body in bodies:
+                    answer = peer.call("catalog", lambda it, body=body: it.request("PIN", body=body), PUSH_S)  # type: ignore[misc]
+                    if wrong := not_taken(answer):
+                        raise wrong
                 holders.append(peer.member.id)
             except errors.P2pfsError as error:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)

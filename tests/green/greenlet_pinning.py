@@ -53,7 +53,7 @@ class Wires:
     def request(self, verb: str, body: bytes = b"") -> bytes:
         if verb == "DIGESTS":
             return format_digests(self._pinning.run(self._pinning.catalog.digests))
-        assert verb == "PIN"
+        assert verb == "PIN" and len(body) <= wire.MAX_MESSAGE
         records = [Pin.from_wire(row) for row in wire.parse_json(body, list)]
         refused = sum(map(self._pinning.is_refused, records))
         changed, full = len(self._pinning.merge(records)), self._pinning.without_room(records)
@@ -560,6 +560,12 @@ def some(count: int, start: int = 0, **fields: Any) -> list[Pin]:
         Pin(ROOTS[0], f"name-{number}", 1, None, 1, 1, 1, hlc.stamp_of(1_800_000_000_000) + number, "evil")
         ._replace(**fields) for number in range(start, start + count)
     ]
+
+
+def test_many_records_of_one_wish_are_pushed_in_several_messages(world: World) -> None:
+    records = [pin._replace(name=f"{'n' * 1000}-{pin.name}") for pin in some(1000)]
+    assert sorted(world.nodes["n0"].publish(records)) == ["n0", "n1", "n2"]
+    assert len(world.records("n1")) == 1000
 
 
 def test_a_full_catalog_refuses_new_pins_and_lets_the_old_ones_go(world: World) -> None:
