@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -169,6 +170,12 @@ class Node:
             self.signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
+    def is_still(self) -> bool:
+        """None of its threads runs: SIGSTOP has come to all of them, but for those that wait for a disk (D)."""
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return all((task / "stat").read_text().rsplit(")", 1)[1].split()[0] in "TD" for task in tasks)
+
     def memory(self, what: str = "VmRSS") -> int:
         """Resident bytes of the process now; `VmHWM`: at most so far."""
         assert self.process is not None
@@ -215,6 +222,19 @@ class Cluster:
                 lambda node=node: running <= {name for name, state in node.states().items() if state == "alive"},
                 seconds, f"{node.name} sees {running} alive",
             )
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """All running nodes stopped in the middle of whatever they do, for a look at all disks at one moment."""
+        nodes = self.running()
+        try:
+            for node in nodes:
+                node.signal(signal.SIGSTOP)
+            wait_until(lambda: all(node.is_still() for node in nodes), 5.0, "all threads stop")
+            yield
+        finally:
+            for node in nodes:
+                node.signal(signal.SIGCONT)
 
     def running(self) -> list[Node]:
         """Nodes whose process lives."""

@@ -173,7 +173,9 @@ class Kills:
         return self.truth.disk(node.data_dir, node.name, **how)
 
     def _check_copies(self, cid: str) -> None:
-        root = count_root([self._disk(node) for node in self.cluster], CID.parse(cid))
+        # Or a copy that moves meanwhile would be seen neither where it was nor where it is.
+        with self.cluster.standing_still():
+            root = count_root([self._disk(node) for node in self.cluster], CID.parse(cid))
         if root.fewest < 2:
             raise Violation(f"{cid} was acknowledged with 2 copies, and a block of it has {root.fewest}")
 
