@@ -39,6 +39,7 @@ def doubling(bench: Bench) -> None:
 def _costs(bench: Bench, size: int) -> dict[str, Cost]:
     """Of copying, storing and getting a file of that size."""
     with bench.place() as place, Cluster(place, 1) as cluster:
+        bench.warm()
         file = random_file(place / "data.bin", size)
         copied = Cost(copy_s(file, durable=True), 0.0, 0.0, 0.0)
         stored = cli(cluster, 0, "store", str(file))
