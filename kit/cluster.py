@@ -173,8 +173,11 @@ class Node:
     def is_still(self) -> bool:
         """None of its threads runs: SIGSTOP has come to all of them, but for those that wait for a disk (D)."""
         assert self.process is not None
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return all((task / "stat").read_text().rsplit(")", 1)[1].split()[0] in "TD" for task in tasks)
+        states = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                states.append((task / "stat").read_text().rsplit(")", 1)[1].split()[0])
+        return set(states) <= {"T", "D"}
 
     def memory(self, what: str = "VmRSS") -> int:
         """Resident bytes of the process now; `VmHWM`: at most so far."""

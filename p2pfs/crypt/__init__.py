@@ -13,6 +13,7 @@ SCHEME = "p2pfs:"
 
 
 _KEY_CHARS = len("k=") + 43
+"""Of a fragment that is the key itself: 32 bytes are 43 characters in base64url."""
 
 
 def is_link(ref: object) -> bool:
