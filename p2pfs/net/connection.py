@@ -234,7 +234,7 @@ def _connect_tcp(address: str, deadline_s: float) -> socket.socket:
     except TimeoutError:
         raise errors.Unreachable(f"{address} does not answer within {deadline_s:g} s") from None
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot have
-        raise errors.Unreachable(f"{address} cannot be reached: {getattr(error, 'strerror', None) or error}") from None
+        raise errors.Unreachable(f"{address} cannot be reached: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _connect_unix(path: str, deadline_s: float) -> socket.socket:

@@ -255,7 +255,7 @@ class Gossip:
         return round_trip_s
 
     def _ask_helper(self, helper: Member, target_id: str) -> bool | None:
-        """Could the helper reach it? None: the helper itself did not say."""
+        """Could the helper reach it? None: the helper itself did not say, and the fault may be our own slowness."""
         timeout_s = 2 * self.cluster.membership.probe_timeout_s
         try:
             with green.deadline(timeout_s, f"PINGREQ to {helper.name}"):
@@ -268,7 +268,8 @@ class Gossip:
             return False
         except errors.P2pfsError as error:
             log.debug("indirect probe by %s: %s", helper.name, error)
-            return None
+            # Its host says at once that its node is not there: that is no sign of ours being slow.
+            return False if isinstance(error.__cause__, ConnectionRefusedError) else None
         return True
 
     def _exchange(self, partner: Member) -> None:

@@ -47,7 +47,7 @@ def greenlets(node: Node) -> int:
     """How many there are, by what the node logs when it is asked what it does."""
     known = len(node.log())
     node.signal(signal.SIGUSR1)
-    wait_until(lambda: '<Greenlet "connections/accept-tcp"' in node.log()[known:], 10, "it says what it does")
+    wait_until(lambda: '<Greenlet "connections/accept-tcp"' in node.log()[known:], 30, "it says what it does")
     return node.log()[known:].count('<Greenlet "')
 
 
@@ -84,8 +84,8 @@ def no_garbage(cluster: Cluster) -> None:
     for node in cluster:
         for row in node.json("peers"):
             assert row["incarnation"] < 2**50
-    wait_until(lambda: "over a day in the future" in cluster[0].log(), 10, "rows of the far future are named")
-    wait_until(lambda: "hours in the future" in cluster[0].log(), 10, "stamps of the far future are named")
+    wait_until(lambda: "over a day in the future" in cluster[0].log(), 30, "rows of the far future are named")
+    wait_until(lambda: "hours in the future" in cluster[0].log(), 30, "stamps of the far future are named")
 
 
 def silent_ones_went(cluster: Cluster) -> None:

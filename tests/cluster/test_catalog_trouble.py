@@ -42,7 +42,7 @@ def spoil(database: Path) -> None:
 def test_one_of_three_nodes_loses_its_catalog(cluster: Cluster, tmp_path: Path, harm: Callable[[Path], None]) -> None:
     a, b, c = cluster
     path = store(a, tmp_path, f"{harm.__name__}.bin")
-    wait_until(lambda: path.name in names(c), 10, "all know the pin")
+    wait_until(lambda: path.name in names(c), 30, "all know the pin")
     known = names(c)
     assert c.stop() == 0
     store(b, tmp_path, f"{harm.__name__}-meanwhile.bin")
@@ -82,10 +82,10 @@ def test_what_one_node_removed_another_one_restores(cluster: Cluster, tmp_path: 
     (row,) = [row for row in a.json("ls") if row["name"] == "wanted.bin"]
     for ref in ("wanted.bin", row["cid"], f"sha256:{row['sha256']}"):
         a.cli("rm", ref)
-        wait_until(lambda: "wanted.bin" not in names(b), 10, "the tombstone is there")
+        wait_until(lambda: "wanted.bin" not in names(b), 30, "the tombstone is there")
         (restored,) = b.json("restore", ref)
         assert (restored["cid"], restored["name"]) == (row["cid"], "wanted.bin")
-        wait_until(lambda: "wanted.bin" in names(c), 10, "it is known again")
+        wait_until(lambda: "wanted.bin" in names(c), 30, "it is known again")
     (again,) = b.json("restore", "wanted.bin")
     assert again == restored
     (now,) = [row for row in c.json("ls") if row["name"] == "wanted.bin"]

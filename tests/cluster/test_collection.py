@@ -167,7 +167,7 @@ def test_a_member_that_is_away_holds_it_up_until_it_is_forgotten(tmp_path: Path)
         code, said = gc(a)  # nobody has noticed yet
         assert (code, said["collected_blocks"]) == (1, 0)
         assert "node-c" in said["held_up"]
-        wait_until(lambda: a.states()["node-c"] == "dead", 15, "it counts as dead")
+        wait_until(lambda: a.states()["node-c"] == "dead", 30, "it counts as dead")
         done = a.cli("gc", check=False)
         assert done.returncode == 1
         assert "node-c" in done.stderr and "forget" in done.stderr

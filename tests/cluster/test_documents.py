@@ -165,9 +165,9 @@ def test_a_secret_is_replaced_step_by_step(tmp_path: Path) -> None:
             before = (node.data_dir / "tls" / "cert.pem").read_bytes()
             node.signal(signal.SIGHUP)
             ca = node.data_dir / "tls" / "ca.pem"
-            wait_until(lambda ca=ca: ca.read_text().count("BEGIN") == authorities, 10, "authorities are exchanged")
+            wait_until(lambda ca=ca: ca.read_text().count("BEGIN") == authorities, 30, "authorities are exchanged")
             cert = node.data_dir / "tls" / "cert.pem"
-            wait_until(lambda cert=cert, before=before: cert.read_bytes() != before, 10, "a new certificate")
+            wait_until(lambda cert=cert, before=before: cert.read_bytes() != before, 30, "a new certificate")
             file = tmp_path / f"{len(list(tmp_path.glob('*.bin')))}.bin"
             file.write_bytes(random.randbytes(1000))
             assert nodes[0].json("store", str(file))[0]["replicas"] == 2
@@ -196,7 +196,7 @@ def test_a_secret_is_replaced_step_by_step(tmp_path: Path) -> None:
         assert remote() == 0
         shutil.rmtree(client)
         stale.rename(client)
-        wait_until(lambda: remote() == 9, 10, "the old secret's client is refused")
+        wait_until(lambda: remote() == 9, 30, "the old secret's client is refused")
         nodes[1].stop()
         write(1, old)
         with pytest.raises(RuntimeError, match="belongs to another cluster"):

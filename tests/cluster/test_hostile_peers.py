@@ -251,7 +251,7 @@ def test_a_stopped_node_delays_neither_gets_nor_stores_for_long(tmp_path: Path) 
         assert (tmp_path / "back").read_bytes() == path.read_bytes()
         assert took_s < NOISE * usual_s + DELAY_S
         c.signal(signal.SIGCONT)
-        wait_until(lambda: a.states()["node-c"] == b.states()["node-c"] == "alive", 15, "it is back")
+        wait_until(lambda: a.states()["node-c"] == b.states()["node-c"] == "alive", 30, "it is back")
         c.signal(signal.SIGSTOP)
         receipt, took_s = timed_store(a, other)
         assert receipt["replicas"] == 2

@@ -164,7 +164,7 @@ def test_a_drain_leaves_nothing_behind_and_the_node_goes_by_itself(tmp_path: Pat
         wait_until(lambda: not below(disks(stay), stored, 2), 20, "the others have what came at last")
         assert going.stop() == 0
         for node in stay:
-            wait_until(lambda node=node: state(node, going) in ("", "left"), 10, f"{node.name}: it left the table")
+            wait_until(lambda node=node: state(node, going) in ("", "left"), 30, f"{node.name}: it left the table")
         wait_until(lambda: all(is_at_rest(node) for node in stay), 20, "and that was all")
         assert stay[0].json("status", check=False)[0]["verdict"] == "healthy"
 
@@ -213,10 +213,10 @@ def test_forget_strikes_a_dead_member_everywhere_and_no_other(tmp_path: Path) ->
         assert "node-d" in unknown.stderr  # whom there is
         files = filled(cluster, tmp_path, 1)
         gone.kill()
-        wait_until(lambda: state(a, gone) == "dead", 15, "it counts as dead")
+        wait_until(lambda: state(a, gone) == "dead", 30, "it counts as dead")
         assert a.json("forget", gone.name)[0]["name"] == gone.name
         for node in cluster.running():
-            wait_until(lambda node=node: state(node, gone) in ("", "left"), 10, f"{node.name} heard of it")
+            wait_until(lambda node=node: state(node, gone) in ("", "left"), 30, f"{node.name} heard of it")
         # Struck means for good: nobody waits out_after for it.
         wait_until(lambda: not below(disks(cluster.running()), files, 2), COMING_S, "its copies are made up for")
         gone.start()  # and should it live after all, it is a member again
@@ -231,7 +231,7 @@ def test_a_replaced_node_costs_no_data(tmp_path: Path) -> None:
             was = id_of(cluster[0], broken)
             broken.kill()
             shutil.rmtree(broken.data_dir)
-            wait_until(lambda: state(cluster[0], broken) == "dead", 15, "it counts as dead")
+            wait_until(lambda: state(cluster[0], broken) == "dead", 30, "it counts as dead")
             broken.start()  # another disk, under the old name and address
             wait_until(lambda: len([row for row in peers(cluster[0]) if row.name == broken.name]) == 2, 20, "it is new")
             assert cluster[0].json("forget", broken.name)[0]["id"] == was

@@ -41,7 +41,7 @@ def test_a_slow_source_finds_its_first_blocks_young_at_the_end(tmp_path: Path) -
         assert process.stdin is not None
         process.stdin.write(data[: 2 * MIB])
         process.stdin.flush()
-        wait_until(lambda: sum(len(blocks(node)) for node in cluster) == 4, 10, "two leaves, twice")
+        wait_until(lambda: sum(len(blocks(node)) for node in cluster) == 4, 30, "two leaves, twice")
         first = [path for node in cluster for path in blocks(node)]
         end = time.monotonic() + 1.5 * GRACE_S
 
@@ -65,7 +65,7 @@ def test_a_store_whose_block_was_lost_meanwhile_fails_and_a_second_one_sends_tha
         assert process.stdin is not None
         process.stdin.write(data[: 3 * MIB])
         process.stdin.flush()
-        wait_until(lambda: len(blocks(cluster[0])) == len(blocks(cluster[1])) == 3, 10, "three leaves, twice")
+        wait_until(lambda: len(blocks(cluster[0])) == len(blocks(cluster[1])) == 3, 30, "three leaves, twice")
         victim = blocks(cluster[0])[0].name
         for node in cluster:
             next(path for path in blocks(node) if path.name == victim).unlink()

@@ -48,8 +48,8 @@ def test_a_killed_node_is_dead_for_all_within_five_seconds_and_files_survive(tmp
             node.cli("get", "f", "-o", str(tmp_path / node.name / "back"))
             assert (tmp_path / node.name / "back").read_bytes() == path.read_bytes()
         a.start()
-        wait_until(lambda: b.states()["node-a"] == "alive", 10, "node-a is back")
-        wait_until(lambda: len(a.json("ls")) == 1, 5, "its catalog is")
+        wait_until(lambda: b.states()["node-a"] == "alive", 30, "node-a is back")
+        wait_until(lambda: len(a.json("ls")) == 1, 30, "its catalog is")
 
 
 def test_a_paused_node_refutes_and_comes_back(tmp_path: Path) -> None:
@@ -57,10 +57,10 @@ def test_a_paused_node_refutes_and_comes_back(tmp_path: Path) -> None:
         a, b, c = cluster
         before = {row["name"]: row["incarnation"] for row in b.json("peers")}["node-c"]
         c.signal(signal.SIGSTOP)
-        wait_until(lambda: b.states()["node-c"] in ("suspect", "dead"), 10, "it is suspected")
+        wait_until(lambda: b.states()["node-c"] in ("suspect", "dead"), 30, "it is suspected")
         c.signal(signal.SIGCONT)
         for node in (a, b):
-            wait_until(lambda node=node: node.states()["node-c"] == "alive", 15, "it is alive again")
+            wait_until(lambda node=node: node.states()["node-c"] == "alive", 30, "it is alive again")
         assert {row["name"]: row["incarnation"] for row in b.json("peers")}["node-c"] > before
 
 
@@ -82,7 +82,7 @@ def test_too_few_nodes_for_the_wanted_durability(tmp_path: Path) -> None:
         a, b, c = cluster
         b.kill()
         c.kill()
-        wait_until(lambda: set(a.states().values()) == {"alive", "dead"}, 10, "both are dead")
+        wait_until(lambda: set(a.states().values()) == {"alive", "dead"}, 20, "both are dead")
         done = a.cli("store", str(path), check=False)
         assert done.returncode == 8, done.stderr
         assert a.json("ls") == []
@@ -132,7 +132,7 @@ def test_a_get_and_a_store_go_on_when_a_node_hangs(tmp_path: Path) -> None:
         assert a.json("store", str(other))[0]["replicas"] == 2
         assert time.monotonic() - begin < 60
         c.signal(signal.SIGCONT)
-        wait_until(lambda: a.states()["node-c"] == "alive", 15, "it is back")
+        wait_until(lambda: a.states()["node-c"] == "alive", 30, "it is back")
 
 
 def test_an_interrupted_get_leaves_nothing_under_the_name_and_continues(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_full_disk_refuses_shows_nothing_and_is_usable_again(tmp_path: Path) -
         assert done.returncode == 6, done.stderr
         assert "max_size" in done.stderr
         assert a.json("ls") == []
-        wait_until(lambda: a.json("status", check=False)[0]["stored_bytes"] < MIB, 5, "the space is free again")
+        wait_until(lambda: a.json("status", check=False)[0]["stored_bytes"] < MIB, 30, "the space is free again")
         a.cli("store", str(make_file(tmp_path / "fits", 15 * MIB)))
         a.cli("get", "fits", "-o", str(tmp_path / "back"))
 
@@ -200,7 +200,7 @@ def test_a_node_with_another_secret_gets_nothing(tmp_path: Path) -> None:
         })
         stranger.start()
         try:
-            wait_until(lambda: cluster[0].address in stranger.log(), 10, "it tries")
+            wait_until(lambda: cluster[0].address in stranger.log(), 30, "it tries")
             assert set(stranger.states()) == {"stranger"}
             assert "stranger" not in cluster[0].states()
             assert "secret" in stranger.log()
@@ -232,10 +232,10 @@ def test_a_clock_that_is_an_hour_off_is_named_and_the_newest_pin_still_wins(tmp_
         c.start()
         cluster.wait_alive()
         first = c.json("store", "--name=doc", str(make_file(tmp_path / "one", MIB)))[0]["cid"]
-        wait_until(lambda: a.json("stat", "doc")[0]["cid"] == first, 5, "the pin of the future arrived")
+        wait_until(lambda: a.json("stat", "doc")[0]["cid"] == first, 30, "the pin of the future arrived")
         second = a.json("store", "--name=doc", str(make_file(tmp_path / "two", MIB)))[0]["cid"]
         for node in (a, b, c):
-            wait_until(lambda node=node: node.json("stat", "doc")[0]["cid"] == second, 5, "the later one wins")
+            wait_until(lambda node=node: node.json("stat", "doc")[0]["cid"] == second, 30, "the later one wins")
         status = a.json("status")[0]
         assert any("node-c" in reason and "clock" in reason for reason in status["reasons"])
 
@@ -306,7 +306,7 @@ def test_seeds_that_are_silent_or_something_else(tmp_path: Path) -> None:
         node.start()
         try:
             assert node.ready_s < 5
-            wait_until(lambda: dead in node.log() and "127.0.0.1:1:" in node.log(), 15, "both are named")
+            wait_until(lambda: dead in node.log() and "127.0.0.1:1:" in node.log(), 30, "both are named")
             status = node.json("status", check=False)[0]
             assert status["verdict"] == "degraded"
             assert any("any seed" in reason for reason in status["reasons"])

@@ -85,7 +85,7 @@ def test_a_node_that_comes_back_in_time_fetches_what_it_missed_and_nothing_else_
         was_repaired = total(others, "p2pfs_blocks_repaired_total")
         away.kill()
         for node in others:
-            wait_until(lambda node=node: state(node, away) == "dead", 15, f"{node.name} notices")
+            wait_until(lambda node=node: state(node, away) == "dead", 30, f"{node.name} notices")
         data = make_file(tmp_path / "new", 8 * MIB).read_bytes()
         new = store(cluster[1], tmp_path / "new")
         audits = [node.metric("p2pfs_audits_total") for node in others]
@@ -98,7 +98,7 @@ def test_a_node_that_comes_back_in_time_fetches_what_it_missed_and_nothing_else_
         missed = share(leaves(found, [new]), placement(peers(cluster[0])), id_of(cluster[0], away), 2)
         assert missed
         wait_until(lambda: missed <= disks([away])[0].blocks.keys(), COMING_S, "it has the leaves that it missed")
-        wait_until(lambda: branches(found, [new]) <= disks([away])[0].blocks.keys(), 10, "and the branches")
+        wait_until(lambda: branches(found, [new]) <= disks([away])[0].blocks.keys(), 30, "and the branches")
         wait_until(lambda: all(is_at_rest(node) for node in cluster), COMING_S, "the audits are at rest again")
         assert total(others, "p2pfs_blocks_repaired_total") == was_repaired
         assert away.metric("p2pfs_blocks_repaired_total") <= len(missed) + len(branches(found, [new]))
@@ -121,12 +121,12 @@ def test_a_node_that_flaps_causes_no_storm(tmp_path: Path, fault: str) -> None:
                 flapping.kill()
             else:
                 flapping.signal(signal.SIGSTOP)
-            wait_until(lambda: state(cluster[1], flapping) == "dead", 15, "it counts as dead")
+            wait_until(lambda: state(cluster[1], flapping) == "dead", 30, "it counts as dead")
             if fault == "kill":
                 flapping.start()
             else:
                 flapping.signal(signal.SIGCONT)
-            wait_until(lambda: state(cluster[1], flapping) == "alive", 15, "it is back")
+            wait_until(lambda: state(cluster[1], flapping) == "alive", 30, "it is back")
         wait_until(lambda: all(is_at_rest(node) for node in cluster), COMING_S, "the audits are at rest again")
         took_s = time.monotonic() - begin
         assert total(others, "p2pfs_bytes_repaired_total") == repaired

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -111,3 +112,19 @@ def test_what_is_wrong_with_a_member_that_is_probed_for_another_one_is_not_the_h
     )
     with pytest.raises(errors.NotFound, match="no answer: rubbish"):
         member_verbs.pingreq(cast(Any, services), cast(Any, None), cast(Any, SimpleNamespace(args=("n1",))))
+
+
+def test_a_helper_whose_node_is_gone_says_nothing_of_our_own_health_and_one_that_hangs_does(
+    gossip: Gossip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    monkeypatch.setattr(gossip.cluster.peers, "_context", lambda: context)
+    with socket.socket() as taken, socket.socket() as hangs:
+        for sock in (taken, hangs):
+            sock.bind(("127.0.0.1", 0))
+        hangs.listen()
+        for number, (sock, fault) in enumerate(((taken, 0), (hangs, 1)), 1):
+            helper = member(number)._replace(addresses=(f"127.0.0.1:{sock.getsockname()[1]}",))
+            gossip.cluster.membership.merge(float(number), [helper], helper.id)
+            assert gossip._ask_helper(helper, "gossip-9") is (None if fault else False)
