@@ -93,8 +93,11 @@ def open_file(path: bytes) -> int:
 
 
 def hides_bytes(fd: int, size: int) -> bool:
-    """True for a regular file of which the system says that it is empty, and it is not (/proc, some of FUSE)."""
-    return not size and bool(os.pread(fd, 1, 0))
+    """True for a regular file of which the system says that it is empty, and it is not (/proc, some of FUSE).
+
+    `size` is what it said just now. What was written to since then has a size: it hides nothing, it changed.
+    """
+    return not size and bool(os.pread(fd, 1, 0)) and not os.fstat(fd).st_size
 
 
 @contextlib.contextmanager

@@ -41,6 +41,22 @@ def test_what_hides_its_bytes_is_stored_to_its_end(node: FakeNode, client: Clien
     assert "FD" not in node.records
 
 
+def test_an_empty_file_that_is_written_to_meanwhile_hides_nothing_and_is_refused(
+    client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("tree").mkdir()
+    Path("tree/log").touch()
+    read = os.pread
+
+    def late(fd: int, count: int, offset: int) -> bytes:
+        Path("tree/log").write_bytes(b"the first half")
+        return read(fd, count, offset)
+
+    monkeypatch.setattr(os, "pread", late)
+    with pytest.raises(errors.Refused, match=r"tree/log. was changed while it was read"):
+        client.store("tree")
+
+
 def test_a_read_error_names_the_file(
     node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
