@@ -101,8 +101,11 @@ def hides_bytes(fd: int, size: int) -> bool:
 
 
 @contextlib.contextmanager
-def reading(path: bytes) -> Iterator[None]:
-    """What the system refuses inside the block is raised as NotFound or Refused that names the path."""
+def reading(path: bytes | str) -> Iterator[None]:
+    """What the system refuses inside the block is raised as NotFound or Refused that names the path (text: as it is).
+
+    For reading alone: whatever else failed inside, in a callback say, would be blamed on the file.
+    """
     try:
         yield
     except OSError as error:
@@ -141,12 +144,13 @@ def _names(path: bytes) -> list[bytes]:
     return names
 
 
-def _cannot(verb: str, path: bytes, error: OSError) -> NoReturn:
+def _cannot(verb: str, path: bytes | str, error: OSError) -> NoReturn:
+    shown = path if isinstance(path, str) else show(path)
     if verb == "read" and error.errno in (errno.ENOENT, errno.ENOTDIR):
-        raise errors.NotFound(f"{show(path)}: {error.strerror}") from error
+        raise errors.NotFound(f"{shown}: {error.strerror}") from error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise errors.NoSpace(f"cannot {verb} {show(path)}: {error.strerror}") from error
-    raise errors.Refused(f"cannot {verb} {show(path)}: {error.strerror}") from error
+        raise errors.NoSpace(f"cannot {verb} {shown}: {error.strerror}") from error
+    raise errors.Refused(f"cannot {verb} {shown}: {error.strerror}") from error
 
 
 # --- making ------------------------------------------------------------------------------------------

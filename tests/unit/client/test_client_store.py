@@ -69,6 +69,21 @@ def test_a_read_error_names_the_file(
             client.store("tree", encrypt=encrypt)
 
 
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_what_fails_in_a_callback_is_not_blamed_on_the_file(
+    node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch, encrypt: bool
+) -> None:
+    Path("f").write_bytes(data_of(3 * MIB))
+
+    def told(progress: answers.Progress) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    # As if the node had told its progress before each record.
+    monkeypatch.setattr(sending.Outgoing, "_hear", lambda out: told(answers.Progress(0, None)))
+    with pytest.raises(BrokenPipeError):
+        client.store("f", encrypt=encrypt, progress=told)
+
+
 def raise_os_error(number: int) -> bytes:
     raise OSError(number, os.strerror(number))
 
