@@ -104,23 +104,29 @@ class _Identifier:
     def _file(self, path: bytes) -> Link:
         fd = open_file(path)
         try:
-            with reading(path):
-                return self._open_file(fd, path)
+            return self._open_file(fd, path)
         finally:
             os.close(fd)
 
     def _open_file(self, fd: int, path: bytes) -> Link:
         before = os.fstat(fd)
         size = before.st_size
+
+        def readinto(view: memoryview) -> int:
+            with reading(path):
+                return os.readv(fd, [view])
+
         if not size:
             # Nothing, or a file whose size the system does not know (in /proc).
-            return self.stream(lambda view: os.readv(fd, [view]))
+            return self.stream(readinto)
         if size <= min(SMALL_BYTES, self._profile.min_leaf_bytes):
-            link = self._small(os.read(fd, size))
+            with reading(path):
+                data = os.read(fd, size)
+            link = self._small(data)
         elif self._profile.is_fixed:
-            link = self._fixed(fd, size)
+            link = self._fixed(fd, path, size)
         else:
-            link = self.stream(lambda view: os.readv(fd, [view]))
+            link = self.stream(readinto)
         after = os.fstat(fd)
         if link.size != size or (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise errors.Refused(f"{show(path)} was changed while it was read")
@@ -130,11 +136,11 @@ class _Identifier:
         self._done(len(data))
         return Link(CID(RAW, multihash(self._profile.hash_code, data)), len(data), len(data))
 
-    def _fixed(self, fd: int, size: int) -> Link:
+    def _fixed(self, fd: int, path: bytes, size: int) -> Link:
         layout = BalancedLayout(self._profile)
         try:
             for offset, length in fixed_cuts(size, self._profile.chunk_bytes):
-                self._submit(layout, length, partial(self._hash_range, fd, offset, length))
+                self._submit(layout, length, partial(self._hash_range, fd, path, offset, length))
             self._drain(layout)
         finally:
             self._abandon()
@@ -199,14 +205,15 @@ class _Identifier:
         if self._progress:
             self._progress(count)
 
-    def _hash_range(self, fd: int, offset: int, length: int) -> Multihash:
+    def _hash_range(self, fd: int, path: bytes, offset: int, length: int) -> Multihash:
         """In a thread: read a leaf into the thread's own buffer, and hash it."""
         if not hasattr(self._buffers, "leaf"):
             self._buffers.leaf = memoryview(bytearray(self._profile.chunk_bytes))
         view: memoryview = self._buffers.leaf[:length]
         done = 0
         while done < length:
-            count = os.preadv(fd, [view[done:]], offset + done)
+            with reading(path):
+                count = os.preadv(fd, [view[done:]], offset + done)
             if not count:
                 raise errors.Refused("a file became shorter while it was read")
             done += count

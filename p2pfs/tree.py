@@ -93,13 +93,19 @@ def open_file(path: bytes) -> int:
 
 
 def hides_bytes(fd: int, size: int) -> bool:
-    """True for a regular file of which the system says that it is empty, and it is not (/proc, some of FUSE)."""
-    return not size and bool(os.pread(fd, 1, 0))
+    """True for a regular file of which the system says that it is empty, and it is not (/proc, some of FUSE).
+
+    `size` is what it said just now. What was written to since then has a size: it hides nothing, it changed.
+    """
+    return not size and bool(os.pread(fd, 1, 0)) and not os.fstat(fd).st_size
 
 
 @contextlib.contextmanager
-def reading(path: bytes) -> Iterator[None]:
-    """What the system refuses inside the block is raised as NotFound or Refused that names the path."""
+def reading(path: bytes | str) -> Iterator[None]:
+    """What the system refuses inside the block is raised as NotFound or Refused that names the path (text: as it is).
+
+    For reading alone: whatever else failed inside, in a callback say, would be blamed on the file.
+    """
     try:
         yield
     except OSError as error:
@@ -138,12 +144,13 @@ def _names(path: bytes) -> list[bytes]:
     return names
 
 
-def _cannot(verb: str, path: bytes, error: OSError) -> NoReturn:
+def _cannot(verb: str, path: bytes | str, error: OSError) -> NoReturn:
+    shown = path if isinstance(path, str) else show(path)
     if verb == "read" and error.errno in (errno.ENOENT, errno.ENOTDIR):
-        raise errors.NotFound(f"{show(path)}: {error.strerror}") from error
+        raise errors.NotFound(f"{shown}: {error.strerror}") from error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise errors.NoSpace(f"cannot {verb} {show(path)}: {error.strerror}") from error
-    raise errors.Refused(f"cannot {verb} {show(path)}: {error.strerror}") from error
+        raise errors.NoSpace(f"cannot {verb} {shown}: {error.strerror}") from error
+    raise errors.Refused(f"cannot {verb} {shown}: {error.strerror}") from error
 
 
 # --- making ------------------------------------------------------------------------------------------

@@ -149,12 +149,13 @@ class Sealer:
     # --- files ---------------------------------------------------------------------------------------
 
     def _path(self, name: bytes, path: bytes, key: bytes) -> tuple[bytes, int]:
-        fd = open_file(path)
+        fd, shown = open_file(path), show(path)
         try:
-            with reading(path):
-                if hides_bytes(fd, os.fstat(fd).st_size):
-                    raise errors.Refused(f"{show(path)}: its size is not known, so give it through a pipe")
-                return self._file(name, fd, key, show(path))
+            with reading(shown):
+                is_of_unknown_size = hides_bytes(fd, os.fstat(fd).st_size)
+            if is_of_unknown_size:
+                raise errors.Refused(f"{shown}: its size is not known, so give it through a pipe")
+            return self._file(name, fd, key, shown)
         finally:
             os.close(fd)
 
@@ -169,11 +170,11 @@ class Sealer:
                 cipher = _new_cipher(key)
                 known: Iterator[bytes] = iter(bytes, None)  # none, for ever
             else:
-                key = self._content_key(fd, size, digests)
+                key = self._content_key(fd, shown, size, digests)
                 cipher = Cipher(key, keys.header_of_content(key))
                 known = iter(partial(digests.read, DIGEST_BYTES), b"")
-            jobs = (partial(_seal, cipher, fd, *pair) for pair in zip(segments.segments(size), known, strict=False))
-            sealed = in_order(jobs)
+            pairs = zip(segments.segments(size), known, strict=False)
+            sealed = in_order(partial(_seal, cipher, fd, shown, *pair) for pair in pairs)
             if name != ROOT and segments.sealed_size(size) <= sending.SMALL_BYTES:
                 self._out.gather("SMALL", name, body=b"".join(sealed))
             else:
@@ -183,11 +184,11 @@ class Sealer:
             raise errors.Refused(f"{shown} was changed while it was read; store it again")
         return key, size
 
-    def _content_key(self, fd: int, size: int, digests: IO[bytes]) -> bytes:
+    def _content_key(self, fd: int, shown: str, size: int, digests: IO[bytes]) -> bytes:
         """The first reading. The digest of each segment is kept: the second has to seal just the same bytes."""
         assert self._secret is not None
         whole = hashlib.sha256()
-        for digest in in_order(partial(_digest, fd, one) for one in segments.segments(size)):
+        for digest in in_order(partial(_digest, fd, shown, one) for one in segments.segments(size)):
             whole.update(digest)
             digests.write(digest)
             self._out.stay()
@@ -205,23 +206,24 @@ def _new_cipher(key: bytes, context: bytes = b"") -> Cipher:
     return Cipher(key, segments.new_header(os.urandom(SALT_BYTES + PREFIX_BYTES)), context)
 
 
-def _read(fd: int, segment: Segment) -> bytes:
-    data = os.pread(fd, segment.length, segment.start)
-    while len(data) < segment.length:
-        piece = os.pread(fd, segment.length - len(data), segment.start + len(data))
-        if not piece:
-            raise errors.Refused("the file became shorter while it was read; store it again")
-        data += piece
-    return data
+def _read(fd: int, shown: str, segment: Segment) -> bytes:
+    with reading(shown):
+        data = os.pread(fd, segment.length, segment.start)
+        while len(data) < segment.length:
+            piece = os.pread(fd, segment.length - len(data), segment.start + len(data))
+            if not piece:
+                raise errors.Refused("the file became shorter while it was read; store it again")
+            data += piece
+        return data
 
 
-def _digest(fd: int, segment: Segment, out: memoryview) -> memoryview:
-    out[:DIGEST_BYTES] = hashlib.sha256(_read(fd, segment)).digest()
+def _digest(fd: int, shown: str, segment: Segment, out: memoryview) -> memoryview:
+    out[:DIGEST_BYTES] = hashlib.sha256(_read(fd, shown, segment)).digest()
     return out[:DIGEST_BYTES]
 
 
-def _seal(cipher: Cipher, fd: int, segment: Segment, digest: bytes, out: memoryview) -> memoryview:
-    data = _read(fd, segment)
+def _seal(cipher: Cipher, fd: int, shown: str, segment: Segment, digest: bytes, out: memoryview) -> memoryview:
+    data = _read(fd, shown, segment)
     # Other bytes under the key and nonce of the first reading would give away both: they are never sealed.
     if digest and hashlib.sha256(data).digest() != digest:
         raise errors.Refused("the file was changed between its two readings; store it again")

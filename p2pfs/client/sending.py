@@ -206,8 +206,7 @@ def send_file(out: Outgoing, event: Event, is_root: bool) -> None:
     """A regular file: in line when it is small and one of many, else by descriptor where that can be passed."""
     fd = open_file(event.path)
     try:
-        with reading(event.path):
-            _send_open(out, event, fd, is_root)
+        _send_open(out, event, fd, is_root)
     finally:
         os.close(fd)
 
@@ -215,28 +214,35 @@ def send_file(out: Outgoing, event: Event, is_root: bool) -> None:
 def _send_open(out: Outgoing, event: Event, fd: int, is_root: bool) -> None:
     before = os.fstat(fd)
     is_small = before.st_size <= SMALL_BYTES and not is_root
-    if hides_bytes(fd, before.st_size):
-        send_pieces(out, event.name, fd)
+    with reading(event.path):
+        is_of_unknown_size = hides_bytes(fd, before.st_size)
+    if is_of_unknown_size:
+        send_pieces(out, event, fd)
         return
     if out.is_local and not is_small:
         out.record("FD", event.name, fds=(fd,))
         return
     if is_small:
-        data = os.read(fd, SMALL_BYTES)
+        data = _read(event, fd, SMALL_BYTES)
         done = len(data)
         out.gather("SMALL", event.name, body=data)
     else:
-        done = send_pieces(out, event.name, fd)
+        done = send_pieces(out, event, fd)
     after = os.fstat(fd)
     if done != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise errors.Refused(f"{show(event.path)} was changed while it was read; store it again")
 
 
-def send_pieces(out: Outgoing, name: bytes, fd: int) -> int:
+def _read(event: Event, fd: int, most: int) -> bytes:
+    with reading(event.path):
+        return os.read(fd, most)
+
+
+def send_pieces(out: Outgoing, event: Event, fd: int) -> int:
     """A file in line, piece by piece; how many bytes it had."""
-    out.record("FILE", name)
+    out.record("FILE", event.name)
     done = 0
-    while piece := os.read(fd, wire.MAX_PART):
+    while piece := _read(event, fd, wire.MAX_PART):
         out.record("PART", body=piece)
         done += len(piece)
     out.record("END")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 
 from p2pfs import errors
@@ -14,10 +15,16 @@ from p2pfs.tree import hides_bytes
 
 
 def add_descriptor(file: FileIngest, fd: int) -> None:
-    """All leaves of an open regular file. Raises Refused when it changes meanwhile, or its size is not known."""
+    """All leaves of an open regular file.
+
+    Raises Refused for anything else, when it changes meanwhile, and when its size is not known.
+    """
     profile = file.ingest.profile
     before = os.fstat(fd)
-    if hides_bytes(fd, before.st_size):
+    if not stat.S_ISREG(before.st_mode):
+        raise errors.Refused("the descriptor is of no regular file; send what it gives as a stream")
+    # A native job: a file system that goes to the network for an empty file would hold up everybody.
+    if not before.st_size and file.ingest.local.run(_hides_bytes, fd):
         raise errors.Refused("the system says that the file is empty, and it is not; send it as a stream")
     if profile.is_fixed or before.st_size <= profile.min_leaf_bytes:
         _add_fixed(file, fd, before.st_size)
@@ -27,6 +34,13 @@ def add_descriptor(file: FileIngest, fd: int) -> None:
     after = os.fstat(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise errors.Refused("the file was changed while it was read; store it again")
+
+
+def _hides_bytes(fd: int) -> bool:
+    try:
+        return hides_bytes(fd, 0)
+    except OSError as error:
+        raise errors.Refused(f"the file cannot be read: {error.strerror}") from error
 
 
 def _add_fixed(file: FileIngest, fd: int, size: int) -> None:

@@ -31,10 +31,13 @@ class Taken(NamedTuple):
 
 
 def read_range(fd: int, offset: int, view: memoryview) -> None:
-    """Fill the view from a file. Raises Refused when the file has become shorter than it was."""
+    """Fill the view from a file. Raises Refused when the file has become shorter than it was, or cannot be read."""
     done = 0
     while done < len(view):
-        count = os.preadv(fd, [view[done:]], offset + done)
+        try:
+            count = os.preadv(fd, [view[done:]], offset + done)
+        except OSError as error:
+            raise errors.Refused(f"the file cannot be read at byte {offset + done}: {error.strerror}") from error
         if not count:
             raise errors.Refused(f"the file became shorter while it was read: nothing at byte {offset + done}")
         done += count

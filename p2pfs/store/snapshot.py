@@ -29,7 +29,10 @@ VERSION = 2
 _WHOLE, _NOT_WHOLE = b'"whole": 1}\n', b'"whole": 0}\n'
 """How a header ends. One digit is overwritten where it lies: that takes no room, which may be what lacks."""
 MAX_LINE = 1024 * 1024
-"""Bytes of a line that is read; a record has at most some 8 KiB, a header 100 bytes a member."""
+"""Bytes of a line that is read; a record has at most some 8 KiB."""
+MAX_HEADER = 16 * 1024 * 1024
+"""The same of the first one: its notes take some 100 bytes for each member that this node ever compared with, and up to
+170 for each of the thousands that others may tell of."""
 
 
 SYNC_BYTES = 8 * 1024 * 1024
@@ -127,9 +130,11 @@ def read_snapshot(
 
 
 def _lines(path: Path, file: BinaryIO, on_bad: Callable[[str], None]) -> Iterator[bytes]:
+    most = MAX_HEADER
     try:
-        while line := file.readline(MAX_LINE):
+        while line := file.readline(most):
             yield line
+            most = MAX_LINE
     except OSError as error:
         on_bad(f"{path} cannot be read to its end: {error.strerror}")
 
@@ -190,7 +195,7 @@ class Journal:
         """Say in the file that it is not whole: read before it is written anew, it must not pass for it."""
         try:
             fd = self._open()
-            header = os.pread(fd, MAX_LINE, 0).partition(b"\n")[0] + b"\n"
+            header = os.pread(fd, MAX_HEADER, 0).partition(b"\n")[0] + b"\n"
             if header.endswith(_WHOLE):
                 os.pwrite(fd, _NOT_WHOLE, len(header) - len(_NOT_WHOLE))
                 os.fdatasync(fd)

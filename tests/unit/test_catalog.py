@@ -25,7 +25,7 @@ from p2pfs.core.pins import Pin, newer, record_digest
 from p2pfs.store import database
 from p2pfs.store.catalog import ANEW, COMPARED, Catalog
 from p2pfs.store.database import RESERVE_BYTES, ROOM_PAGES
-from p2pfs.store.snapshot import read_snapshot, write_snapshot
+from p2pfs.store.snapshot import Journal, read_snapshot, write_snapshot
 
 
 def cid(number: int) -> CID:
@@ -562,6 +562,19 @@ def test_a_journal_that_lacks_a_record_does_not_pass_for_a_whole_one(
     assert catalog.recall(ANEW) == "yes"
     catalog.close()
     assert len(all_lines(journal)) == 2
+
+
+def test_a_journal_with_notes_about_thousands_of_members_is_read_and_marked(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = {f"{COMPARED}via.{number:0128}": "1790000000000" for number in range(8192)}
+    write_snapshot(journal, [pin(1)], 1, notes)
+    found: list[dict[str, str]] = []
+    assert list(read_snapshot(journal, pytest.fail, found.append)) == [pin(1)]
+    assert found == [notes]
+    with full_disk(monkeypatch), contextlib.closing(Journal(journal, 1)) as kept:
+        kept.append([pin(2)])
+    assert readable_lines(journal) == [pin(1)]
 
 
 def test_a_journal_is_whole_again_once_it_was_written_anew(

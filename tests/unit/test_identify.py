@@ -94,13 +94,14 @@ def test_a_stream_that_has_nothing_now_is_refused() -> None:
         identify.identify(Nothing(), SMALL)
 
 
-def test_an_error_of_the_caller_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError()], ids=["ctrl-c", "a broken pipe"])
+def test_an_error_of_the_caller_ends_it(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "file").write_bytes(NOISE)
 
     def progress(count: int) -> None:
-        raise KeyboardInterrupt
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)):
         identify.identify(tmp_path / "file", profile(), progress)
 
 

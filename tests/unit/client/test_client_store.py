@@ -41,6 +41,22 @@ def test_what_hides_its_bytes_is_stored_to_its_end(node: FakeNode, client: Clien
     assert "FD" not in node.records
 
 
+def test_an_empty_file_that_is_written_to_meanwhile_hides_nothing_and_is_refused(
+    client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("tree").mkdir()
+    Path("tree/log").touch()
+    read = os.pread
+
+    def late(fd: int, count: int, offset: int) -> bytes:
+        Path("tree/log").write_bytes(b"the first half")
+        return read(fd, count, offset)
+
+    monkeypatch.setattr(os, "pread", late)
+    with pytest.raises(errors.Refused, match=r"tree/log. was changed while it was read"):
+        client.store("tree")
+
+
 def test_a_read_error_names_the_file(
     node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +67,21 @@ def test_a_read_error_names_the_file(
         monkeypatch.setattr(os, "pread", lambda *_: raise_os_error(errno.EIO))
         with pytest.raises(errors.Refused, match=r"cannot read .*/tree/bad.: Input/output error"):
             client.store("tree", encrypt=encrypt)
+
+
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_what_fails_in_a_callback_is_not_blamed_on_the_file(
+    node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch, encrypt: bool
+) -> None:
+    Path("f").write_bytes(data_of(3 * MIB))
+
+    def told(progress: answers.Progress) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    # As if the node had told its progress before each record.
+    monkeypatch.setattr(sending.Outgoing, "_hear", lambda out: told(answers.Progress(0, None)))
+    with pytest.raises(BrokenPipeError):
+        client.store("f", encrypt=encrypt, progress=told)
 
 
 def raise_os_error(number: int) -> bytes:
