@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,6 +23,7 @@ from p2pfs.core.pins import Key, Pin, bucket_of, newer, split_digests
 from p2pfs.node import levelling
 from p2pfs.node.levelling import Levelling, format_digests, parse_digests
 from p2pfs.node.pinning import BATCH, Pinning
+from p2pfs.node.securing import make_pins
 from p2pfs.store.catalog import Catalog, Digests
 
 DAY_S = 24 * 3600
@@ -369,6 +371,42 @@ def test_a_database_that_breaks_while_the_node_runs_is_begun_anew_from_journal_a
     assert world.levelling["n0"]._soon == {"n1", "n2"}
     world.write("n0", 1)
     assert world.live("n0") == world.live("n1") == {0, 1}
+
+
+def test_a_store_that_fails_withdraws_no_pin_that_was_acknowledged_elsewhere_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same content under the same name: n0 is cut off and waits in vain, and its user tries another node."""
+    node = world.nodes["n0"]
+    publish = node.publish
+
+    def take_long(records: list[Pin], quorum: int | None = None) -> list[str]:
+        holders = publish(records, quorum)
+        if quorum is not None:
+            world.now_ms += 5000
+            world.write("n1", 0)
+        world.now_ms += 5000
+        return holders
+
+    monkeypatch.setattr(node, "publish", take_long)
+    world.cut("n0")
+    mine = Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), "n0")
+    cluster = SimpleNamespace(names=str)
+    ingest = SimpleNamespace(keep=lambda: None, quorum=2)
+    with pytest.raises(errors.TooFewNodes):
+        make_pins(cast(Any, SimpleNamespace(pinning=node, cluster=cluster)), cast(Any, ingest), [mine])
+    assert world.live("n0") == set()
+    world.cut()
+    world.level()
+    assert [world.live(id) for id in world.nodes] == [{0}] * 3
+
+
+def test_a_tombstone_outranks_the_record_that_it_is_like_and_none_that_came_later() -> None:
+    pin = Pin(ROOTS[0], "", 1, None, 1, 1, 1, 1 << 20, "n1")
+    tombstone = pin._replace(removed=True)
+    assert newer(tombstone, pin) and not newer(pin, tombstone)
+    for later in (pin._replace(stamp=pin.stamp + 1, origin="n0"), pin._replace(origin="n2")):
+        assert newer(later, tombstone)
 
 
 STEPS = st.lists(
