@@ -194,15 +194,15 @@ class Catalog(Records):
     def purge(self, until_ms: int) -> int:
         """Let go of the tombstones from before that time, and of those that come later; how many went. Durable."""
         digests, gone = list(self._digests), 0
-        until_ms = max(until_ms, self._purged_ms)
+        purged_ms = max(until_ms, self._purged_ms)  # the larger one was given by a clock that was ahead
         with self._transaction():
             where, args = "removed AND stamp < ?", (stamp_of(until_ms),)
             for bucket, digest in self._db.execute(f"SELECT bucket, digest FROM pins WHERE {where}", args):
                 digests[bucket] ^= int.from_bytes(digest, "big")
                 gone += 1
             self._db.execute(f"DELETE FROM pins WHERE {where}", args)
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_PURGED, str(until_ms)))
-        self._digests, self._purged_ms = digests, until_ms
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_PURGED, str(purged_ms)))
+        self._digests, self._purged_ms = digests, purged_ms
         self._counts[True] -= gone
         if gone and self._journal is not None:
             self._journal.spoil()

@@ -652,6 +652,15 @@ def test_purged_tombstones_do_not_come_back_by_the_journal(path: Path, journal: 
     again.close()
 
 
+def test_after_tombstones_went_by_a_clock_that_was_ahead_young_ones_live_as_long_as_others(catalog: Catalog) -> None:
+    catalog.merge([pin(1, stamp=stamp_of(5), removed=True)])
+    assert catalog.purge(1000) == 1
+    catalog.merge([pin(2, stamp=stamp_of(10)), pin(3, stamp=stamp_of(20))])
+    catalog.merge([pin(2, stamp=stamp_of(11), removed=True), pin(3, stamp=stamp_of(21), removed=True)])
+    assert catalog.purge(15) == 1
+    assert (catalog.counts(), catalog.digests().purged_ms) == ((0, 1), 1000)
+
+
 def test_a_new_database_counts_as_new_until_it_was_filled(path: Path, journal: Path) -> None:
     catalog = opened(path, journal)
     catalog.merge([pin(1), pin(2)])
