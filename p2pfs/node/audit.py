@@ -106,11 +106,11 @@ class Audit:
     def pins_changed(self, pins: list[Pin]) -> None:
         """The catalog has these new records."""
         now = time.monotonic()
-        live = [pin for pin in pins if not pin.removed]
-        if len(live) < len(pins):
+        are_noted = self._wanting.note(pins)
+        if any(pin.removed for pin in pins):
             self._agenda.pins_went(now)
-        if live:
-            self._agenda.pins_came(now, self._wanting.note(live))
+        if not all(pin.removed for pin in pins):
+            self._agenda.pins_came(now, are_noted)
         self._wake.set()
 
     def run(self, is_dry: bool = False, is_walk: bool = True) -> Request:

@@ -57,6 +57,9 @@ class Levels:
     def sights(self, id: str, told: Mapping[str, int] | None) -> tuple[Sight, Sight]:
         """What this node saw of that member's records, and what that one saw of ours, as it told (None: it did not)."""
         direct_ms, seen = self.direct_ms(id), self.seen()
+        if told is not None:
+            latest_ms = self._latest_ms()
+            told = {other: ms for other, ms in told.items() if ms <= latest_ms}
         ours = seen.get(id, 0)
         theirs = max(direct_ms, (told or {}).get(self._own_id, 0))
         both = {id, self._own_id}
@@ -85,9 +88,20 @@ class Levels:
         self._kept[key] = ms
         self._pinning.run(self._pinning.catalog.remember, key, str(ms))
 
+    def _latest_ms(self) -> int:
+        return self._pinning.now_ms() + CLOCK_SLACK_MS
+
     def _read(self) -> None:
-        if self._is_read:
-            return
+        if not self._is_read:
+            self._read_notes()
+        # A time that is still to come was noted while clocks were ahead: nobody knows until when that one was seen.
+        latest_ms = self._latest_ms()
+        for notes, prefix in ((self._direct, COMPARED), (self._via, VIA)):
+            for id in [id for id, ms in notes.items() if ms > latest_ms]:
+                notes.pop(id, None)
+                self._keep(prefix + id, 0)
+
+    def _read_notes(self) -> None:
         found = self._pinning.run(self._pinning.catalog.recall_all, COMPARED)
         for key, value in found.items():
             notes, prefix = (self._via, VIA) if key.startswith(VIA) else (self._direct, COMPARED)

@@ -81,7 +81,9 @@ def make_pins(services: Services, ingest: Ingest, pins: list[Pin]) -> None:
         if pin.key not in before and pin in pinning.run(pinning.catalog.find_cid, pin.cid)
     ]
     if ours:
-        pinning.publish(pinning.over(pin._replace(removed=True, stamp=pinning.stamp()) for pin in ours))
+        # With the same stamp: a tombstone outranks just the record that is like it. A later one would remove, too, what
+        # others stored meanwhile under the same key, and were told is kept.
+        pinning.publish([pin._replace(removed=True) for pin in ours])
     roots = ", ".join(sorted({str(pin.cid) for pin in pins}))
     raise errors.TooFewNodes(
         f"every block of {roots} is stored, but only {len(holders)} of the {ingest.quorum} nodes needed took its pin "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from p2pfs.core.audit import Live
+from p2pfs.core.hlc import ms_of
 from p2pfs.core.multihash import Multihash
 from p2pfs.core.pins import Pin
 from p2pfs.node.buffers import BufferPool
@@ -52,13 +53,19 @@ class Wanting:
         self._buffers = buffers
         self._folder = folder
         self._number = 0
+        self._since_ms = 0
+        """What was removed before is not kept any more."""
         self._recent: list[Pin] = []
         self._is_overrun = False
         """Some pins that came were too many to be noted: only a walk finds what they want."""
         self.inventory: Inventory | None = None
 
     def note(self, pins: list[Pin]) -> bool:
-        """These pins came, for `enter_recent`. False when they are too many: walk then."""
+        """These pins came, for `enter_recent`. False when they are too many: walk then.
+
+        Of removed ones, too, what they wanted is entered, as kept: they may never have been known here as live.
+        """
+        pins = [pin for pin in pins if not pin.removed or ms_of(pin.stamp) >= self._since_ms]
         if len(self._recent) + len(pins) > RECENT_MOST:
             self._is_overrun = True
             return False
@@ -70,7 +77,7 @@ class Wanting:
 
         `progress` gets the number of pins that were walked.
         """
-        self._recent, self._is_overrun = [], False
+        self._since_ms, self._recent, self._is_overrun = since_ms, [], False
         number = 1 - self._number  # not that of the inventory which is in use until this one is complete
         inventory = self._local.run(Inventory, self._folder / f"inventory-{number}", INVENTORY_BYTES)
         with self._buffers.buffer() as view:

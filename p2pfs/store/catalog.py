@@ -194,15 +194,15 @@ class Catalog(Records):
     def purge(self, until_ms: int) -> int:
         """Let go of the tombstones from before that time, and of those that come later; how many went. Durable."""
         digests, gone = list(self._digests), 0
-        until_ms = max(until_ms, self._purged_ms)
+        purged_ms = max(until_ms, self._purged_ms)  # the larger one was given by a clock that was ahead
         with self._transaction():
             where, args = "removed AND stamp < ?", (stamp_of(until_ms),)
             for bucket, digest in self._db.execute(f"SELECT bucket, digest FROM pins WHERE {where}", args):
                 digests[bucket] ^= int.from_bytes(digest, "big")
                 gone += 1
             self._db.execute(f"DELETE FROM pins WHERE {where}", args)
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_PURGED, str(until_ms)))
-        self._digests, self._purged_ms = digests, until_ms
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_PURGED, str(purged_ms)))
+        self._digests, self._purged_ms = digests, purged_ms
         self._counts[True] -= gone
         if gone and self._journal is not None:
             self._journal.spoil()
@@ -271,16 +271,19 @@ class Catalog(Records):
     def read_snapshot(self, path: Path) -> int:
         """Merge a snapshot and its journal, as far as they can be read; returns the number of records that were news.
 
-        When something in it cannot be read, it goes to quarantine. Raises NotFound, NoSpace.
+        When something in it cannot be read, or finds no room, it goes to quarantine. Raises NotFound, NoSpace.
         """
         bad: list[str] = []
+        left_out = self.left_out
         try:
             changed = len(self.merge(read_snapshot(path, bad.append, self._take_meta)))
         except errors.Malformed as error:
             bad.append(str(error))
             changed = 0
+        bad += [f"the catalog is full with {self.max_records} records"] * (self.left_out - left_out)
         if bad:
             self.remember(ANEW, "yes")
+            self._forget_sights()
             kept = quarantine(path)
             log.error("%d lines of the catalog's journal are lost, it is now %s: %s", len(bad), kept, bad[0])
         return changed
@@ -296,6 +299,12 @@ class Catalog(Records):
         if restored and path.exists() and self.recall(ANEW) == "yes":
             self.remember(ANEW, "no")
         return restored
+
+    def _forget_sights(self) -> None:
+        """Records were lost. What is not here need not have been removed: nobody may conclude that from what we saw."""
+        with self._transaction():
+            self._db.execute("DELETE FROM meta WHERE key = ? OR key GLOB ?", (_PURGED, f"{COMPARED}*"))
+        self._purged_ms = 0
 
     def _take_meta(self, meta: dict[str, str]) -> None:
         for key, value in meta.items():

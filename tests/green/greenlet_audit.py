@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from p2pfs.core import hlc
 from p2pfs.core.agenda import FAILED_S, Work
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.multihash import SHA2_256, multihash
@@ -16,10 +17,13 @@ from p2pfs.core.pins import Pin
 from p2pfs.node.audit import Audit
 from p2pfs.node.pass_report import Report
 from p2pfs.node.wanting import News
+from p2pfs.store import ages
 from p2pfs.store.inventory import Inventory
 from tests.green.greenlet_node import World
 
 PIN = Pin(CID(RAW, multihash(SHA2_256, b"")), "", 1, None, 1, 1, 1, 1, "n", False)
+
+HOUR_NS = 3600 * 1_000_000_000
 
 
 class Site:
@@ -29,17 +33,23 @@ class Site:
         self.world = World(1)
         self.inventory = self._inventory = Inventory(folder / "inventory", 1 << 20)
         pinning = SimpleNamespace(
-            catalog=SimpleNamespace(counts=lambda: SimpleNamespace(live=1), lacks_records=lambda: False),
+            catalog=SimpleNamespace(
+                counts=lambda: SimpleNamespace(live=1), lacks_records=lambda: False, pins=lambda *_: [],
+                removed_since=lambda *_: [],
+            ),
             run=lambda job, *args: job(*args),
         )
-        levelling = cast(Any, SimpleNamespace(pinning=pinning, compare_all=lambda *_: {}, purge=lambda life_s: None))
+        levelling = self.levelling = cast(
+            Any, SimpleNamespace(pinning=pinning, compare_all=lambda *_: {}, purge=lambda life_s: None)
+        )
         config = cast(Any, SimpleNamespace(
             node=SimpleNamespace(data_dir=folder), repair=SimpleNamespace(rate=1 << 20, audit_interval=3600.0),
-            storage=SimpleNamespace(gc_grace=3600.0), cluster=SimpleNamespace(tombstone_life=3600.0),
+            storage=SimpleNamespace(gc_grace=2 * 3600.0), cluster=SimpleNamespace(tombstone_life=3600.0),
         ))
         self.audit = Audit(
             self.world.local, self.world.cluster, self.world.fetcher, self.world.placer, levelling, lambda: config
         )
+        self.wanting = self.audit._wanting
         self.audit._wanting = cast(Any, self)
         self.noted: list[Pin] = []
         self.is_readable = False
@@ -86,3 +96,30 @@ def test_pins_that_cannot_be_walked_before_collecting_take_a_walk_soon(site: Sit
         done.append(work)
     assert now - begin <= FAILED_S + 1.0
     assert audit.is_current
+
+
+@pytest.mark.parametrize("removed_h", [1, 3])
+def test_what_was_removed_lately_is_kept_also_where_the_pin_was_never_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed_h: int
+) -> None:
+    """A node comes back, and hears of the removal after its walk; the grace is two hours."""
+    now_ns = ages.now_ns() + 10 * HOUR_NS
+    monkeypatch.setattr(ages, "now_ns", lambda: now_ns)
+    site = Site(tmp_path)
+    audit = site.audit
+    audit._wanting = site.wanting
+    site.world.local.put(PIN.cid.multihash, memoryview(b""))
+    stamp = hlc.stamp_of((now_ns - removed_h * HOUR_NS) // 1_000_000)
+    tombstone = PIN._replace(removed=True, stamp=stamp)
+
+    def compare_all(past_ms: int) -> dict[str, str]:
+        audit.pins_changed([tombstone])
+        return {}
+
+    site.levelling.compare_all = compare_all
+    report = audit._do(Work.WALK, is_dry=False)
+    assert report.held_up == ""
+    assert report.collected.blocks == (removed_h > 2)
+    assert site.world.local.have([PIN.cid.multihash]) == [removed_h < 2]
+    site.wanting.close()
+    site.close()

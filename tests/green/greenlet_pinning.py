@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,6 +24,7 @@ from p2pfs.core.pins import Key, Pin, bucket_of, newer, split_digests
 from p2pfs.node import levelling
 from p2pfs.node.levelling import Levelling, format_digests, parse_digests
 from p2pfs.node.pinning import BATCH, Pinning
+from p2pfs.node.securing import make_pins
 from p2pfs.store.catalog import Catalog, Digests
 
 DAY_S = 24 * 3600
@@ -160,6 +163,13 @@ class World:
         for _ in range(2):
             for each in self.levelling.values():
                 each.compare_all()
+
+    def chat(self) -> None:
+        """Everybody compares with everybody that it reaches, one pair after the other, as time goes by."""
+        for other, one in itertools.permutations(self.nodes, 2):
+            self.pass_days(0.001)
+            if self.side[one] == self.side[other]:
+                self.compare(f"{one} {other}")
 
     def records(self, id: str) -> dict[Key, Pin]:
         return {pin.key: pin for number in range(256) for pin in self.nodes[id].catalog.bucket(number)}
@@ -349,6 +359,29 @@ def test_a_whole_cluster_that_was_off_for_longer_loses_nothing(world: World) -> 
     assert not list(world.folder.glob("*/catalog-dropped-*"))
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_cluster_whose_clocks_were_all_ahead_for_a_while_loses_no_pin(world: World, restarted: bool) -> None:
+    """They compared and let go of tombstones by a time that is still to come; then n0 misses a pin."""
+    world.write("n0", 0)
+    world.write("n0", 0, removed=True)
+    world.pass_days(365)
+    world.chat()
+    assert [each.purge(LIFE_S) for each in world.levelling.values()] == [1, 1, 1]
+    world.pass_days(-364)
+    world.level()
+    if restarted:
+        for id in world.nodes:
+            world.restart(id)
+    world.cut("n0")
+    world.write("n1", 1)
+    world.pass_days(0.1)
+    world.cut()
+    world.compare("n1 n0", "n0 n2")
+    world.level()
+    assert [world.live(id) for id in world.nodes] == [{1}] * 3
+    assert not list(world.folder.glob("*/catalog-dropped-*"))
+
+
 def test_a_database_that_breaks_while_the_node_runs_is_begun_anew_from_journal_and_members(
     world: World,
 ) -> None:
@@ -369,6 +402,42 @@ def test_a_database_that_breaks_while_the_node_runs_is_begun_anew_from_journal_a
     assert world.levelling["n0"]._soon == {"n1", "n2"}
     world.write("n0", 1)
     assert world.live("n0") == world.live("n1") == {0, 1}
+
+
+def test_a_store_that_fails_withdraws_no_pin_that_was_acknowledged_elsewhere_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same content under the same name: n0 is cut off and waits in vain, and its user tries another node."""
+    node = world.nodes["n0"]
+    publish = node.publish
+
+    def take_long(records: list[Pin], quorum: int | None = None) -> list[str]:
+        holders = publish(records, quorum)
+        if quorum is not None:
+            world.now_ms += 5000
+            world.write("n1", 0)
+        world.now_ms += 5000
+        return holders
+
+    monkeypatch.setattr(node, "publish", take_long)
+    world.cut("n0")
+    mine = Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), "n0")
+    cluster = SimpleNamespace(names=str)
+    ingest = SimpleNamespace(keep=lambda: None, quorum=2)
+    with pytest.raises(errors.TooFewNodes):
+        make_pins(cast(Any, SimpleNamespace(pinning=node, cluster=cluster)), cast(Any, ingest), [mine])
+    assert world.live("n0") == set()
+    world.cut()
+    world.level()
+    assert [world.live(id) for id in world.nodes] == [{0}] * 3
+
+
+def test_a_tombstone_outranks_the_record_that_it_is_like_and_none_that_came_later() -> None:
+    pin = Pin(ROOTS[0], "", 1, None, 1, 1, 1, 1 << 20, "n1")
+    tombstone = pin._replace(removed=True)
+    assert newer(tombstone, pin) and not newer(pin, tombstone)
+    for later in (pin._replace(stamp=pin.stamp + 1, origin="n0"), pin._replace(origin="n2")):
+        assert newer(later, tombstone)
 
 
 STEPS = st.lists(
@@ -472,6 +541,7 @@ STRIKES = st.lists(
         st.tuples(st.just("heal")),
         st.tuples(st.just("wait"), st.sampled_from([0.001, 1, 40, 100])),
         st.tuples(st.just("purge")),
+        st.tuples(st.just("ahead"), st.sampled_from([1, 100, 400])),
     ),
     max_size=30,
 )
@@ -482,7 +552,10 @@ STRIKES = st.lists(
 def test_whoever_is_struck_and_comes_back_no_pin_is_lost(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]]
 ) -> None:
-    """What was removed may come back, of those that were struck while others purge; what is wanted stays."""
+    """What was removed may come back, of those that were struck while others purge; what is wanted stays.
+
+    Clocks go ahead for a while, all of them, with nobody writing; then they are right again.
+    """
     world = World(tmp_path_factory.mktemp("world"), 4)
     try:
         wanted = {ROOTS.index(pin.cid) for pin in play(world, steps).values() if not pin.removed}
@@ -511,11 +584,22 @@ def play(world: World, steps: list[tuple[Any, ...]]) -> dict[Key, Pin]:
         elif verb == "wait":
             world.pass_days(args[0])
         elif verb == "purge":
-            for id, each in world.levelling.items():
-                world.forgotten = {other for other in world.nodes if world.side[other] != world.side[id]}
-                each.purge(LIFE_S)
-            world.forgotten = set()
+            purge_all(world)
+        elif verb == "ahead":
+            world.pass_days(args[0])
+            purge_all(world)
+            world.chat()
+            world.pass_days(-args[0])
+            world.chat()
     return latest
+
+
+def purge_all(world: World) -> None:
+    """Each half of the network has struck the other one."""
+    for id, each in world.levelling.items():
+        world.forgotten = {other for other in world.nodes if world.side[other] != world.side[id]}
+        each.purge(LIFE_S)
+    world.forgotten = set()
 
 
 def test_digests_say_until_when_tombstones_are_gone() -> None:

@@ -665,6 +665,15 @@ def test_purged_tombstones_do_not_come_back_by_the_journal(path: Path, journal: 
     again.close()
 
 
+def test_after_tombstones_went_by_a_clock_that_was_ahead_young_ones_live_as_long_as_others(catalog: Catalog) -> None:
+    catalog.merge([pin(1, stamp=stamp_of(5), removed=True)])
+    assert catalog.purge(1000) == 1
+    catalog.merge([pin(2, stamp=stamp_of(10)), pin(3, stamp=stamp_of(20))])
+    catalog.merge([pin(2, stamp=stamp_of(11), removed=True), pin(3, stamp=stamp_of(21), removed=True)])
+    assert catalog.purge(15) == 1
+    assert (catalog.counts(), catalog.digests().purged_ms) == ((0, 1), 1000)
+
+
 def test_a_new_database_counts_as_new_until_it_was_filled(path: Path, journal: Path) -> None:
     catalog = opened(path, journal)
     catalog.merge([pin(1), pin(2)])
@@ -883,6 +892,42 @@ def test_a_bad_line_costs_that_line_only_and_the_file_is_kept(
     assert (path.parent / "quarantine" / "catalog.jsonl.1").read_bytes() == data
     catalog.close()
     assert len(all_lines(journal)) == 7
+
+
+def test_with_lines_that_are_lost_nothing_counts_as_seen_or_let_go_of(path: Path, journal: Path) -> None:
+    """Else those who have these pins would take them for removed ones when they come back."""
+    write_snapshot(journal, [pin(number) for number in range(10)], 10, {"purged_until": "77", COMPARED + "other": "78"})
+    journal.write_bytes(journal.read_bytes().replace(b'"created"', b'"cre\x00ted"', 1))
+    catalog = opened(path, journal)
+    assert catalog.counts() == (9, 0)
+    assert (catalog.digests().purged_ms, catalog.recall_all(COMPARED)) == (0, {})
+    assert catalog.merge([pin(1, stamp=stamp_of(5) + 1, removed=True)]) != []
+    catalog.close()
+
+
+@pytest.mark.parametrize("while_it_runs", [False, True])
+def test_a_journal_for_which_there_is_no_room_is_kept_and_the_catalog_says_that_it_lacks_records(
+    path: Path, journal: Path, while_it_runs: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`max_pins` was lowered, and then the database was lost."""
+    catalog = opened(path, journal)
+    catalog.merge([pin(number) for number in range(5)])
+    if while_it_runs:
+        catalog.tend_journal()
+        catalog.max_records = 3
+        catalog.begin_anew()
+    else:
+        catalog.close()
+        lose(path)
+        catalog = Catalog(path)
+        catalog.max_records = 3
+        catalog.refill(journal)
+        catalog.keep_journal(journal)
+    assert catalog.counts() == (3, 0)
+    assert catalog.lacks_records(), "or the blocks of the other two would be collected"
+    assert "2 lines of the catalog's journal are lost" in caplog.text
+    assert len(all_lines(path.parent / "quarantine" / "catalog.jsonl.1")) == 5
+    catalog.close()
 
 
 def test_a_disk_that_fails_in_the_middle_of_a_journal_costs_what_follows(

@@ -24,11 +24,11 @@ def catalog(tmp_path: Path) -> Catalog:
     return Catalog(tmp_path / "catalog.sqlite")
 
 
-def opened(catalog: Catalog) -> Levels:
+def opened(catalog: Catalog, now_ms: int = 2 * NOW_MS) -> Levels:
     def run(job: Callable[..., Any], *args: Any) -> Any:
         return job(*args)
 
-    return Levels(cast(Any, SimpleNamespace(catalog=catalog, run=run)), "me")
+    return Levels(cast(Any, SimpleNamespace(catalog=catalog, run=run, now_ms=lambda: now_ms)), "me")
 
 
 def test_what_others_have_seen_is_taken_over_and_all_is_kept(catalog: Catalog) -> None:
@@ -71,6 +71,19 @@ def test_what_was_seen_of_us_counts_for_what_we_have(catalog: Catalog) -> None:
     assert theirs == (0, 3, {"me": 3, "o": 2, "c": 3})
     assert made.sights("a", None)[1] == (10, 10, None)
     assert made.sights("c", {})[1].holder_ms == 0, "what we have seen of it says nothing about what it has seen of us"
+
+
+def test_times_that_are_still_to_come_count_for_nothing_and_are_forgotten(catalog: Catalog) -> None:
+    ahead = opened(catalog)
+    ahead.note("a", NOW_MS + CLOCK_SLACK_MS, {"b": NOW_MS + CLOCK_SLACK_MS + 1, "c": NOW_MS})
+    ahead.note("d", NOW_MS + CLOCK_SLACK_MS + 1, None)
+    right = opened(catalog, NOW_MS)
+    assert right.seen() == {"a": NOW_MS + CLOCK_SLACK_MS, "c": NOW_MS}
+    assert (right.direct_ms("a"), right.direct_ms("d")) == (NOW_MS + CLOCK_SLACK_MS, 0)
+    assert right.sights("c", {"me": 2 * NOW_MS, "o": 2 * NOW_MS, "p": 3})[1] == (0, 0, {"me": 0, "c": 0, "p": 3})
+    assert not any(opened(catalog).seen()[id] for id in ("b", "d")), "nor do they count once that time has come"
+    right.note("d", NOW_MS, {"b": NOW_MS})
+    assert opened(catalog).seen() == {"a": NOW_MS + CLOCK_SLACK_MS, "b": NOW_MS, "c": NOW_MS, "d": NOW_MS}
 
 
 def test_what_a_member_tells_is_checked() -> None:
