@@ -122,12 +122,12 @@ class Levelling:
         full catalog has no room for tombstones from before `past_ms`, of pins that it never had, that is all right.
         """
         end, begin_ms, id = time.monotonic() + COMPARE_S, self.pinning.now_ms(), peer.member.id
+        quarantined = self._catalog.quarantined
         peer.read_clock()
         told = self._ask_seen(peer)  # before all else: what it has seen by now, its catalog says below
         theirs = parse_digests(peer.call("catalog", lambda connection: connection.request("DIGESTS")))
         ours = self.pinning.run(self._catalog.digests)
         our_sight, their_sight = self.levels.sights(id, told)
-        quarantined = self._catalog.quarantined
         given_up: list[Pin] = []
         is_level = True
         wrong: errors.P2pfsError | None = None
@@ -155,9 +155,9 @@ class Levelling:
             self._give_up(peer.member.name, given_up)
         if wrong:
             raise wrong
-        if is_level and self._catalog.quarantined == quarantined:
+        if is_level:
             # By the clock that is behind: what either of them writes from now on is younger.
-            self.levels.note(id, begin_ms + min(0, round(peer.clock_ahead_s * 1000)), told)
+            self.levels.note(id, begin_ms + min(0, round(peer.clock_ahead_s * 1000)), told, quarantined)
 
     @staticmethod
     def _ask_seen(peer: Peer) -> dict[str, int] | None:

@@ -7,6 +7,7 @@ learned by comparing with it, and from others who did (docs/decisions/038).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from p2pfs import errors
 from p2pfs.core import wire
@@ -36,12 +37,15 @@ class Levels:
         self._via: dict[str, int] = {}
         self._kept: dict[str, int] = {}
         self._is_read = False
+        self._forgotten = 0
+        """How many times the catalog was begun anew."""
 
     def forget(self) -> None:
         """The catalog was begun anew: what its notes say now is all that is known."""
         for notes in (self._direct, self._via, self._kept):
             notes.clear()
         self._is_read = False
+        self._forgotten += 1
 
     def direct_ms(self, id: str) -> int:
         """When this catalog and that member's were last equal; 0: never."""
@@ -68,12 +72,18 @@ class Levels:
             Sight(direct_ms, theirs, None if told is None else {**told, **dict.fromkeys(both, theirs)}),
         )
 
-    def note(self, id: str, at_ms: int, told: Mapping[str, int] | None) -> None:
-        """This catalog and that member's were equal at that time, and it had seen by then what it told before."""
+    def note(self, id: str, at_ms: int, told: Mapping[str, int] | None, of: Path | None) -> None:
+        """This catalog and that member's were equal at that time, and it had seen by then what it told before.
+
+        `of`: what the catalog's `quarantined` was at that time; nothing is known of one that was begun anew since.
+        """
         self._read()
+        if self._pinning.catalog.quarantined != of:
+            return
         self._direct[id] = at_ms
+        changed = {}
         if not 0 <= at_ms - self._kept.get(COMPARED + id, 0) < KEEP_MS:
-            self._keep(COMPARED + id, at_ms)
+            changed[COMPARED + id] = at_ms
         for other, ms in (told or {}).items():
             is_new = ms > max(self._direct.get(other, 0), self._via.get(other, 0))
             if other == self._own_id or not is_new or ms > at_ms + CLOCK_SLACK_MS:
@@ -82,27 +92,33 @@ class Levels:
                 continue
             self._via[other] = ms
             if ms - self._kept.get(VIA + other, 0) >= KEEP_VIA_MS:
-                self._keep(VIA + other, ms)
+                changed[VIA + other] = ms
+        self._keep(changed, of)
 
-    def _keep(self, key: str, ms: int) -> None:
-        self._kept[key] = ms
-        self._pinning.run(self._pinning.catalog.remember, key, str(ms))
+    def _keep(self, changed: dict[str, int], of: Path | None) -> None:
+        if changed:
+            self._kept |= changed
+            self._pinning.run(self._pinning.catalog.keep_sights, changed, of)
 
     def _latest_ms(self) -> int:
         return self._pinning.now_ms() + CLOCK_SLACK_MS
 
     def _read(self) -> None:
-        if not self._is_read:
+        while not self._is_read:
             self._read_notes()
         # A time that is still to come was noted while clocks were ahead: nobody knows until when that one was seen.
-        latest_ms = self._latest_ms()
+        latest_ms, struck = self._latest_ms(), {}
         for notes, prefix in ((self._direct, COMPARED), (self._via, VIA)):
             for id in [id for id, ms in notes.items() if ms > latest_ms]:
-                notes.pop(id, None)
-                self._keep(prefix + id, 0)
+                del notes[id]
+                struck[prefix + id] = 0
+        self._keep(struck, self._pinning.catalog.quarantined)
 
     def _read_notes(self) -> None:
+        forgotten = self._forgotten
         found = self._pinning.run(self._pinning.catalog.recall_all, COMPARED)
+        if self._forgotten != forgotten:
+            return  # these may still be the notes of the catalog before
         for key, value in found.items():
             notes, prefix = (self._via, VIA) if key.startswith(VIA) else (self._direct, COMPARED)
             id = key.removeprefix(prefix)

@@ -14,7 +14,7 @@ import functools
 import logging
 import operator
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -300,6 +300,14 @@ class Catalog(Records):
             self.remember(ANEW, "no")
         return restored
 
+    def keep_sights(self, until_ms: Mapping[str, int], of: Path | None) -> None:
+        """Write down what was seen of others, by key of COMPARED; unless this catalog was begun anew since then.
+
+        `of`: what `quarantined` was when that was seen.
+        """
+        if self.quarantined == of:
+            self.remember_all({key: str(ms) for key, ms in until_ms.items()})
+
     def _forget_sights(self) -> None:
         """Records were lost. What is not here need not have been removed: nobody may conclude that from what we saw."""
         with self._transaction():
@@ -307,10 +315,12 @@ class Catalog(Records):
         self._purged_ms = 0
 
     def _take_meta(self, meta: dict[str, str]) -> None:
-        for key, value in meta.items():
-            is_time = value.isdigit() and len(value) < 16
-            if is_time and (key == _PURGED or key.startswith(COMPARED)) and self.recall(key) is None:
-                self.remember(key, value)
+        notes = [
+            (key, value) for key, value in meta.items()
+            if (key == _PURGED or key.startswith(COMPARED)) and value.isdigit() and len(value) < 16
+        ]
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", notes)
         self._purged_ms = int(self.recall(_PURGED) or 0)
 
 

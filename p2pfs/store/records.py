@@ -7,7 +7,7 @@ Blocking, plain Python, for one native thread at a time.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,12 @@ class Records:
 
     def remember(self, key: str, value: str) -> None:
         """Keep a small text, durably, in the place of the one before. Raises NoSpace."""
+        self.remember_all({key: value})
+
+    def remember_all(self, notes: Mapping[str, str]) -> None:
+        """As `remember`, for all or none of them."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", notes.items())
 
     # --- SQLite -------------------------------------------------------------------------------------
 
