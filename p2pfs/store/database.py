@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 from pathlib import Path
 
 from p2pfs import errors
+from p2pfs.store.room import keep_room, reserve_of
 
 SCHEMA = 1
 APPLICATION_ID = 0x70327066
@@ -33,10 +33,6 @@ CREATE INDEX IF NOT EXISTS tombstones_by_age ON pins (stamp DESC, cid, name) WHE
 """Came after the first release. A version that does not know them can use the file all the same: no new SCHEMA."""
 
 
-ROOM_PAGES = 128
-RESERVE_BYTES = 2 * 1024 * 1024
-
-
 _NO_TEXT = "Could not decode to UTF-8"
 """What Python's sqlite3 says, with no code of SQLite's, of a text that is none: nobody wrote it so."""
 
@@ -50,8 +46,7 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
 
     Raises Damaged; Refused when it is in use, another program's or a later version's; NoSpace when it cannot be made.
     """
-    reserve = path.with_name(path.name + ".reserve")
-    reserve.unlink(missing_ok=True)
+    reserve_of(path).unlink(missing_ok=True)
     try:
         db = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
@@ -75,7 +70,7 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise Damaged(verdict)
-        _keep_room(db, reserve)
+        keep_room(db, path)
         return db, db.execute("SELECT 1 FROM meta WHERE key = ?", (FRESH,)).fetchone() is not None
     except sqlite3.DatabaseError as error:
         db.close()
@@ -86,36 +81,6 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
         raise errors.NoSpace(f"cannot open the catalog {path}: {error}") from error
     except BaseException:
         db.close()
-        raise
-
-
-def _keep_room(db: sqlite3.Connection, reserve: Path) -> None:
-    """See to it that pins can be removed when not a byte is free any more: that is what makes room.
-
-    Pages that are free already, in the file and in its log, take some thousand changes. A clean stop removes the log,
-    so for a start on a full disk there is a file to give up.
-    """
-    with contextlib.suppress(sqlite3.OperationalError):  # the disk is full already
-        db.execute("DROP TABLE IF EXISTS room")  # versions before this one could leave it
-        if db.execute("PRAGMA freelist_count").fetchone()[0] < ROOM_PAGES:
-            db.execute(f"PRAGMA wal_autocheckpoint = {ROOM_PAGES}")
-            _grow(db)
-            db.execute("PRAGMA wal_checkpoint(RESTART)")
-    with contextlib.suppress(OSError), reserve.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
-
-
-def _grow(db: sqlite3.Connection) -> None:
-    """Take pages for a table, and let go of it: they stay with the file, and are free. All of it, or nothing."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        db.execute("CREATE TABLE room (x BLOB)")
-        db.execute("INSERT INTO room VALUES (zeroblob(?))", (2 * ROOM_PAGES * 4096,))
-        db.execute("DROP TABLE room")
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
         raise
 
 

@@ -3,26 +3,23 @@
 import errno
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import p2pfs
 from p2pfs import errors
 from p2pfs.core.multihash import SHA2_256, Buffer, multihash
 from p2pfs.core.wire import MAX_BLOCK
 from p2pfs.store import disk, folders
 from p2pfs.store.disk import DiskStore
+from tests.fault.small_disk import run_on_small_disk
 
 BUFFER = memoryview(bytearray(MAX_BLOCK))
 DATA = memoryview(b"some sixty bytes, of which each one is going to be damaged.")
 BLOCK = multihash(SHA2_256, DATA)
 NAME = BLOCK[2:].hex()
-CHILD_ENV = {**os.environ, "PYTHONPATH": str(Path(p2pfs.__file__).parents[1])}
 
 
 @pytest.fixture(autouse=True)
@@ -318,19 +315,8 @@ assert DiskStore(folder).usage().is_exact
 
 @pytest.mark.parametrize("who_refuses", ["checked", "by-the-disk"])
 def test_a_full_disk(tmp_path: Path, who_refuses: str) -> None:
-    """On a small tmpfs of its own mount namespace."""
-    run = 'mount -t tmpfs -o size=4m,nr_inodes=20k none "$1" && exec "$2" -c "$3" "$1" "$4"'
-    unshare = [shutil.which("unshare") or "", "-m"] + ([] if os.geteuid() == 0 else ["-r"])
-    if not unshare[0] or subprocess.run(
-        [*unshare, "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("a tmpfs cannot be mounted here (unshare -m)")
-    done = subprocess.run(
-        [*unshare, "sh", "-c", run, "sh", str(tmp_path), sys.executable, FULL_DISK, who_refuses],
-        capture_output=True, text=True, timeout=60, check=False, env=CHILD_ENV,
-    )
-    assert done.returncode == 0, done.stderr
-    assert ("reserve_free" if who_refuses == "checked" else "No space left on device") in done.stdout
+    printed = run_on_small_disk(tmp_path, "4m", FULL_DISK, who_refuses)
+    assert ("reserve_free" if who_refuses == "checked" else "No space left on device") in printed
 
 
 def test_after_an_unclean_stop_a_limit_is_kept_by_counting_first(tmp_path: Path) -> None:

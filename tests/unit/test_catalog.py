@@ -22,9 +22,8 @@ from p2pfs.core.cid import CID, DAG_PB, RAW
 from p2pfs.core.hlc import stamp_of
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Pin, newer, record_digest
-from p2pfs.store import database
 from p2pfs.store.catalog import ANEW, COMPARED, Catalog
-from p2pfs.store.database import RESERVE_BYTES, ROOM_PAGES
+from p2pfs.store.room import RESERVE_BYTES, ROOM_PAGES
 from p2pfs.store.snapshot import Journal, read_snapshot, write_snapshot
 
 
@@ -821,16 +820,6 @@ def test_what_kept_room_for_a_full_disk_does_not_keep_it_from_being_made_later(p
     db.close()
     catalog = Catalog(path)
     assert catalog._db.execute("PRAGMA freelist_count").fetchone()[0] >= ROOM_PAGES
-    assert path.with_name(path.name + ".reserve").stat().st_size == RESERVE_BYTES
-    catalog.close()
-
-
-def test_without_room_in_the_database_there_is_still_the_reserve(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(db: sqlite3.Connection) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr(database, "_grow", fail)
-    catalog = Catalog(path)
     assert path.with_name(path.name + ".reserve").stat().st_size == RESERVE_BYTES
     catalog.close()
 
