@@ -1,8 +1,9 @@
 """Collection that cannot eat live data: a state machine over three real nodes, which crash and come back.
 
-It mixes stores (of blocks that were unwanted for long, too), gets, rm, restore, collection, audits, kill -9 and
-restarts. After each step: what was acknowledged and not removed is readable and equal, from every node that runs. At
-the end: the disks hold every live block as often as wanted, and nothing else.
+It mixes stores (of blocks that were unwanted for long, too), gets, rm, restore, import, collection, audits, drains,
+kill -9 (of nodes that collect, too), lost catalogs and restarts. After each step: what was acknowledged and not removed
+is readable and equal, from every node that runs. At the end: the disks hold every live block as often as wanted, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -230,6 +232,21 @@ class Machine(RuleBasedStateMachine):
                     self.pins[name].is_live = False
                     self.pins[name].removed_at = begin
 
+    @precondition(has_live)
+    @rule(pick=NUMBER, number=NUMBER, other=NUMBER)
+    def rm_and_import(self, pick: int, number: int, other: int) -> None:
+        """All collect before it comes back, with whatever is left of it in the nodes."""
+        name = self.name_of(pick, is_live=True)
+        archive = self.paths["leaf"].parent / f"{time.monotonic_ns()}.car"
+        with self.acting():
+            with client(self.node(number)) as user:
+                user.export_car(name, archive)
+                user.remove(name)
+            self.collect_everywhere()
+            with client(self.node(other)) as user:
+                assert user.import_car(archive, name=name).replicas >= COPIES
+            self.is_old = False
+
     # --- what operators do, and what happens to nodes ------------------------------------------------
 
     @rule(number=NUMBER, dry_run=st.booleans())
@@ -260,6 +277,44 @@ class Machine(RuleBasedStateMachine):
         with self.acting():
             self.down = self.node(number)
             self.down.kill()
+
+    @precondition(lambda self: self.down is None)
+    @rule(number=NUMBER)
+    def kill_while_all_collect(self, number: int) -> None:
+        def collect(node: Node) -> None:
+            with contextlib.suppress(errors.Unreachable, errors.Interrupted), client(node) as user:
+                user.gc()
+
+        with self.acting(), ThreadPoolExecutor() as threads:
+            running = [threads.submit(collect, node) for node in self.cluster]
+            self.down = self.node(number)
+            self.down.kill()
+            for one in running:
+                one.result()
+
+    @precondition(lambda self: self.down is None)
+    @rule(number=NUMBER)
+    def drain_for_a_while(self, number: int) -> None:
+        """What it held is on its way to the others, and all collect, before it takes its shards back."""
+        with self.acting(), client(self.node(number)) as user:
+            user.drain()
+            self.collect_everywhere()
+            user.drain(cancel=True)
+            told = next(row.incarnation for row in user.peers() if row.self)
+            for node in self.cluster:  # the next one drains when all know that this one does not
+                wait_until(lambda node=node: told in self.incarnations(node), PATIENCE_S, f"{node.name} knows")
+
+    def incarnations(self, node: Node) -> list[int]:
+        with client(node) as user:
+            return [row.incarnation for row in user.peers()]
+
+    @precondition(lambda self: self.down is not None)
+    @rule(has_journal=st.booleans())
+    def lose_the_catalog(self, has_journal: bool) -> None:
+        """Of the node that is down."""
+        assert self.down is not None
+        for part in self.down.data_dir.glob("catalog.sqlite*" if has_journal else "catalog.*"):
+            part.unlink()
 
     @precondition(lambda self: self.down is not None)
     @rule()
