@@ -61,9 +61,11 @@ def for_each(call: Call, paths: list[str], one: Callable[[str], None]) -> int:
     worst = 0
     for path in paths:
         try:
-            one(path)
+            with call.in_time():
+                one(path)
         except errors.P2pfsError as error:
-            call.output.error(error)
+            is_named = len(paths) == 1 or path in str(error)
+            call.output.error(error if is_named else type(error)(f"{path}: {error}"))
             worst = max(worst, error.exit_code)
     return worst
 
