@@ -7,18 +7,22 @@ from collections.abc import Callable
 
 from p2pfs import errors
 from p2pfs.core.chunker import Cutter, fixed_cuts
+from p2pfs.core.directory import show
 from p2pfs.node.buffers import Buffers
 from p2pfs.node.leaves import FileIngest
 from p2pfs.store.jobs import cuts_from
 from p2pfs.tree import hides_bytes
 
 
-def add_descriptor(file: FileIngest, fd: int) -> None:
-    """All leaves of an open regular file. Raises Refused when it changes meanwhile, or its size is not known."""
+def add_descriptor(file: FileIngest, fd: int, path: bytes) -> None:
+    """All leaves of an open regular file. Raises Refused when it changes meanwhile, or its size is not known.
+
+    `path` is what it is called in what is stored, for messages.
+    """
     profile = file.ingest.profile
     before = os.fstat(fd)
     if hides_bytes(fd, before.st_size):
-        raise errors.Refused("the system says that the file is empty, and it is not; send it as a stream")
+        raise errors.Refused(f"the system says that {show(path)} is empty, and it is not; send it as a stream")
     if profile.is_fixed or before.st_size <= profile.min_leaf_bytes:
         _add_fixed(file, fd, before.st_size)
     else:
@@ -26,7 +30,7 @@ def add_descriptor(file: FileIngest, fd: int) -> None:
     file.wait()
     after = os.fstat(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise errors.Refused("the file was changed while it was read; store it again")
+        raise errors.Refused(f"{show(path)} was changed while it was read; store it again")
 
 
 def _add_fixed(file: FileIngest, fd: int, size: int) -> None:
