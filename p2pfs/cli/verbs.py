@@ -52,7 +52,9 @@ def opened(path: str) -> Iterator[str | io.FileIO]:
         return
     if sys.stdin is None:
         raise errors.UsageError("standard input is closed, and - reads it; give it a file or a pipe")
-    with io.FileIO(sys.stdin.fileno(), closefd=False) as stdin:
+    from p2pfs.client.files import local_errors
+
+    with io.FileIO(sys.stdin.fileno(), closefd=False) as stdin, local_errors("standard input"):
         yield stdin
 
 

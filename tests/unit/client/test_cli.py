@@ -200,6 +200,13 @@ def test_a_read_error_names_the_file_and_the_others_are_tried(run: Runner) -> No
     assert re.search(rb"cannot read '/proc/[0-9]+/mem': Input/output error", done.stderr)
 
 
+@pytest.mark.parametrize("verb", ["id", "store", "import"])
+def test_a_read_error_of_standard_input_names_it(run: Runner, verb: str) -> None:
+    with open("/proc/self/mem", "rb") as broken:
+        done = run(verb, "-", stdin=broken)
+    assert (done.returncode, done.stderr) == (9, b"p2pfs-cli: error: standard input: input/output error\n")
+
+
 @pytest.mark.parametrize("cls", [errors.NotFound, errors.Corrupt, errors.NoSpace, errors.TooFewNodes, errors.Refused])
 def test_exit_codes_are_the_errors(
     node: FakeNode, cls: type[errors.P2pfsError], capfd: pytest.CaptureFixture[str]
