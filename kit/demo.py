@@ -19,6 +19,8 @@ from pathlib import Path
 from kit.cluster import ROOT, Node, wait_until
 
 FILE_BYTES = 300 * 1024 * 1024
+SHOWN_LINES = 14
+"""Of a longer answer the reader sees the begin and the end, where the verdict is."""
 
 
 def say(text: str = "") -> None:
@@ -31,7 +33,12 @@ def run(node: Node, *args: str) -> str:
     say(f"  $ p2pfs-cli --node={node.name} {' '.join(args)}")
     begin = time.monotonic()
     output = node.cli(*args).stdout
-    say("".join(f"    {line}\n" for line in output.splitlines()[:14]) + f"    ({time.monotonic() - begin:.2f} s)")
+    spent_s = time.monotonic() - begin
+    lines = output.splitlines()
+    if len(lines) > SHOWN_LINES:
+        half = SHOWN_LINES // 2
+        lines[half:-half] = [f"... {len(lines) - 2 * half} lines more ..."]
+    say("".join(f"    {line}\n" for line in lines) + f"    ({spent_s:.2f} s)")
     return output
 
 

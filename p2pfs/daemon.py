@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import logging
 import os
 import resource
@@ -78,9 +80,9 @@ Signals:
   SIGHUP            read the configuration again; what needs a restart is logged
   SIGUSR1           log what every greenlet is doing
 
-Exit codes: 0 stopped as asked, 1 failed, 2 usage or configuration, 7 no way to the node that invited, 9 refused
-(data directory of another cluster or in use, a node that exists already, an invitation that is not good any more);
-messages and log lines go to standard error.
+Exit codes: 0 stopped as asked, 1 failed, 2 usage or configuration, 6 no space, 7 no way to the node that invited,
+9 refused (data directory of another cluster or in use, a node that exists already, an invitation that is not good
+any more); messages and log lines go to standard error.
 """
 
 
@@ -90,13 +92,17 @@ DESCRIPTORS = 65536
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the result is the exit code."""
     os.umask(0o077)
+    shown = io.StringIO()
     try:
-        arguments = docopt.docopt(USAGE, argv, version=f"p2pfs-node {VERSION}")
-    except docopt.DocoptExit as error:
-        # Only the usage: the rest of docopt's message quotes arguments, and one of them may be a secret.
-        print(f"p2pfs-node: error: no such use\n{error.usage.strip()}\nTry p2pfs-node --help.", file=sys.stderr)
-        return errors.UsageError.exit_code
-    try:
+        try:
+            with contextlib.redirect_stdout(shown):
+                arguments = docopt.docopt(USAGE, argv, version=f"p2pfs-node {VERSION}")
+        except docopt.DocoptExit as error:
+            # Only the usage: the rest of docopt's message quotes arguments, and one of them may be a secret.
+            raise errors.UsageError(f"no such use\n{error.usage.strip()}\nTry p2pfs-node --help.") from None
+        except SystemExit:  # --help or --version
+            _tell(shown.getvalue())
+            return 0
         return _command(arguments)
     except errors.P2pfsError as error:
         print(f"p2pfs-node: error: {error}", file=sys.stderr)
@@ -110,9 +116,9 @@ def _command(arguments: dict[str, Any]) -> int:
     if arguments["init"] or arguments["join"]:
         if arguments["--listen"] is not None:
             overrides = [*overrides, f"node.listen={arguments['--listen']}"]
-        print("\n".join(_make(arguments, path or "node.ini", overrides)))
+        _tell("\n".join(_make(arguments, path or "node.ini", overrides)) + "\n")
     elif arguments["--new-secret"]:
-        print(new_secret())
+        _tell(new_secret() + "\n")
         print(
             "Save it where only the node's user can read it, the same on every node:\n"
             "  (umask 077; p2pfs-node --new-secret > secret)    and set cluster.secret_file",
@@ -121,13 +127,27 @@ def _command(arguments: dict[str, Any]) -> int:
     elif arguments["--print-config"]:
         # Nothing given: the defaults, as they are on every machine. That is conf/node.ini.
         is_plain = path is None and not overrides
-        print(to_ini(None if is_plain else load(path, overrides)), end="")
+        _tell(to_ini(None if is_plain else load(path, overrides)))
     elif arguments["--check-config"]:
         load(path, overrides)
-        print(f"{path}: good")
+        _tell(f"{path}: good\n")
     else:
         _run(path, overrides)
     return 0
+
+
+def _tell(text: str) -> None:
+    """Write to standard output, at once: a secret or a token that got nowhere must not pass for given out."""
+    if sys.stdout is None:
+        raise errors.UsageError("standard output is closed; give it a file, a pipe or /dev/null")
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered complains no more
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)  # whoever read it (`| head`) has seen enough
+        kind = errors.NoSpace if error.errno == errno.ENOSPC else errors.Refused
+        raise kind(f"standard output: {(error.strerror or str(error)).lower()}") from None
 
 
 def _make(arguments: dict[str, Any], path: str, options: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Literal, NamedTuple, NoReturn, Self
 
@@ -59,9 +59,11 @@ def scan(path: str | bytes | os.PathLike[str], follow_root_symlink: bool = True)
         raise errors.UsageError(f"{show(given)} is no path")
     name = os.path.basename(os.path.abspath(given))
     top = os.path.realpath(given) if follow_root_symlink else given
+    if follow_root_symlink and not os.path.exists(top) and os.path.exists(given):
+        top = given  # /dev/fd/63, which a shell makes of <(...): what it leads to has no name
     # One iterator of names a level; its path and name for the "leave".
     stack: list[tuple[Iterator[bytes], bytes, bytes]] = []
-    event = _look(name, top)
+    event = _look(name, top, os.stat if follow_root_symlink else os.lstat)
     while True:
         yield event
         if event.kind == "enter":
@@ -112,9 +114,9 @@ def reading(path: bytes | str) -> Iterator[None]:
         _cannot("read", path, error)
 
 
-def _look(name: bytes, path: bytes) -> Event:
+def _look(name: bytes, path: bytes, look: Callable[[bytes], os.stat_result] = os.lstat) -> Event:
     try:
-        found = os.lstat(path)
+        found = look(path)
         if stat.S_ISLNK(found.st_mode):
             return Event("symlink", name, path, target=os.readlink(path))
     except OSError as error:
@@ -124,7 +126,8 @@ def _look(name: bytes, path: bytes) -> Event:
     if stat.S_ISREG(found.st_mode):
         return Event("file", name, path, found.st_size)
     what = _SPECIAL.get(stat.S_IFMT(found.st_mode), "a special file")
-    raise errors.Refused(f"{show(path)} is {what}; only files, directories and symbolic links can be stored")
+    hint = "; `-` stores what comes on standard input" if stat.S_ISFIFO(found.st_mode) else ""
+    raise errors.Refused(f"{show(path)} is {what}; only files, directories and symbolic links can be stored{hint}")
 
 
 def _names(path: bytes) -> list[bytes]:

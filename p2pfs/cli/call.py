@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from p2pfs import errors
@@ -51,6 +52,16 @@ class Call:
         if self.timeout_s is not None:
             self._client.timeout_s = max(0.001, self._begin_s + self.timeout_s - time.monotonic())
         return self._client
+
+    @contextlib.contextmanager
+    def in_time(self) -> Iterator[None]:
+        """When the command's time is over, say which time: operations know only what was left of it."""
+        try:
+            yield
+        except errors.DeadlinePassed:
+            if self.timeout_s is None or time.monotonic() < self._begin_s + self.timeout_s:
+                raise
+            raise errors.DeadlinePassed(f"not done within {self.timeout_s:g} s; give it more with --timeout") from None
 
     @functools.cached_property
     def ref(self) -> str:

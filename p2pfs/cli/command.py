@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -45,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         from p2pfs.client.files import local_error
 
-        failure = local_error(error)
+        # An error of a file names it; what has no name is where the results go.
+        failure = local_error(error, None if error.filename else "standard output")
         output.error(failure)
         silence_stdout()
         return failure.exit_code
@@ -53,10 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(words: list[str]) -> dict[str, Any]:
     """The options and arguments by their names in the usage text. Raises UsageError; exits for --help, --version."""
+    shown = io.StringIO()
     try:
-        return dict(docopt(usage.USAGE, words, version=f"p2pfs-cli {version.VERSION}"))
+        with contextlib.redirect_stdout(shown):
+            return dict(docopt(usage.USAGE, words, version=f"p2pfs-cli {version.VERSION}"))
     except DocoptExit:
         raise errors.UsageError(usage.explain_misuse(words, list(VERBS))) from None
+    except SystemExit:
+        if unknown := usage.unknown_letter(words):
+            raise errors.UsageError(unknown) from None
+        print(shown.getvalue(), end="", flush=True)  # at once: when it gets nowhere, that is told
+        raise
 
 
 def run(options: dict[str, Any], output: Output) -> int:
@@ -64,7 +74,8 @@ def run(options: dict[str, Any], output: Output) -> int:
     verb = next(name for name in VERBS if options[name])
     call = Call(options, output)
     try:
-        return VERBS[verb](call)
+        with call.in_time():
+            return VERBS[verb](call)
     finally:
         call.close()
 

@@ -62,7 +62,8 @@ Options of all verbs:
   --node=ADDR        the node: path of a control socket, or HOST:PORT with --tls-dir; without it
                      $P2PFS_NODE, else control.sock in the default data directory
   --tls-dir=DIR      folder with the client's cert.pem, key.pem and ca.pem, for HOST:PORT
-  --json             one JSON object per line on standard output; errors too, on standard error
+  --json             one JSON object per line on standard output; an error is one, too, after its
+                     text on standard error
   -q --quiet         no progress and no remarks; results and errors only
   --timeout=TIME     deadline of the whole command, 30s or 10m; without it a command may take
                      as long as it advances, and ends after 60 s of silence
@@ -163,6 +164,16 @@ def explain_misuse(argv: list[str], verbs: list[str]) -> str:
 
     shown = without_key(words[0])
     return f"{shown!r} is no verb{_nearest(difflib.get_close_matches(words[0], verbs, 1))}; see p2pfs-cli --help"
+
+
+def unknown_letter(argv: list[str]) -> str:
+    """What is wrong with a word like -photos, which docopt takes for options with -h among them; empty: nothing."""
+    import re
+
+    for word in argv[:argv.index("--")] if "--" in argv else argv:
+        if found := re.match(r"-[hq]*([^-hqo])", word):
+            return f"unknown option -{found[1]}; a name that begins with - goes after --; see p2pfs-cli --help"
+    return ""
 
 
 def _nearest(matches: list[str]) -> str:

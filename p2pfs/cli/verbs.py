@@ -52,7 +52,9 @@ def opened(path: str) -> Iterator[str | io.FileIO]:
         return
     if sys.stdin is None:
         raise errors.UsageError("standard input is closed, and - reads it; give it a file or a pipe")
-    with io.FileIO(sys.stdin.fileno(), closefd=False) as stdin:
+    from p2pfs.client.files import local_errors
+
+    with io.FileIO(sys.stdin.fileno(), closefd=False) as stdin, local_errors("standard input"):
         yield stdin
 
 
@@ -61,9 +63,11 @@ def for_each(call: Call, paths: list[str], one: Callable[[str], None]) -> int:
     worst = 0
     for path in paths:
         try:
-            one(path)
+            with call.in_time():
+                one(path)
         except errors.P2pfsError as error:
-            call.output.error(error)
+            is_named = len(paths) == 1 or path in str(error)
+            call.output.error(error if is_named else type(error)(f"{path}: {error}"))
             worst = max(worst, error.exit_code)
     return worst
 

@@ -28,7 +28,7 @@ def export_car(
     part = files.part_path(target, "car")
     with files.local_errors():
         files.check_target(target, "file", force)
-    with files.local_errors(), files.part_file(part) as fd:
+    with files.local_errors(target=target), files.part_file(part) as fd:
         os.ftruncate(fd, 0)
         try:
             with open(fd, "wb", closefd=False) as car:

@@ -39,12 +39,15 @@ def local_error(error: OSError, path: str | None = None) -> errors.P2pfsError:
 
 
 @contextlib.contextmanager
-def local_errors(path: str | None = None) -> Iterator[None]:
-    """What goes wrong with files on this machine inside the block is raised as an error of ours."""
+def local_errors(path: str | None = None, target: str | None = None) -> Iterator[None]:
+    """What goes wrong with files on this machine inside the block is raised as an error of ours.
+
+    It is about `path`; without one, about the file that the error names, else about what comes to be, the `target`.
+    """
     try:
         yield
     except OSError as error:
-        raise local_error(error, path) from error
+        raise local_error(error, path or (None if error.filename else target)) from error
 
 
 def is_safe_name(name: str) -> bool:

@@ -113,9 +113,11 @@ class FolderGet:
         self._guard = threading.Lock()
         self._done_bytes = 0
         self._error: BaseException | None = None
+        self._target = ""
 
     def put(self, root: CID, target: str, part_key: str) -> None:
         """Give the directory its name, once all of it is there; `part_key` tells its part from others'."""
+        self._target = target
         part = files.part_path(target, part_key)
         with part_folder(part):
             tree = os.path.join(part, TREE)
@@ -219,7 +221,7 @@ class FolderGet:
                 if batch is None:
                     return
                 try:
-                    with files.local_errors():
+                    with files.local_errors(target=self._target):
                         self._fetch(batch)
                 finally:
                     _close(batch)

@@ -23,7 +23,7 @@ def get(
     """Fetch what a REF stands for; the path where it is now."""
     found = parse(Stat, calls.object(deadline, "STAT", ref))
     target = choose_target(ref, found, path)
-    with files.local_errors():
+    with files.local_errors(target=target):
         files.check_target(target, found.type, force)
         if found.type == "directory":
             # Loaded on demand: threads and queues are for directories only.

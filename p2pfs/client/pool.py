@@ -161,10 +161,7 @@ class Pool:
         try:
             connection = self._connect(deadline, patience)
         except errors.Unreachable as error:
-            raise errors.Unreachable(
-                f"no node answers at {self.address} ({error}); start one with `p2pfs-node -c conf/node.ini`, or say "
-                "where it is with --node or P2PFS_NODE"
-            ) from None
+            raise errors.Unreachable(f"no node answers at {self.address} ({error}); {self._advice(error)}") from None
         try:
             connection.request("HELLO", wire.VERSION, "client", self._instance, int(time.time() * 1000))
         except BaseException:
@@ -172,6 +169,13 @@ class Pool:
             raise
         now = time.monotonic()
         return Pooled(connection, patience, now, now)
+
+    def _advice(self, error: errors.Unreachable) -> str:
+        if isinstance(error.__cause__, PermissionError):
+            return "this user may not open it: join the group that it belongs to (ls -l), or ask as the node's user"
+        if self.is_local and "/" not in self.address:
+            return "a control socket is named by its path, and a node on another machine is HOST:PORT"
+        return "start one with `p2pfs-node -c conf/node.ini`, or say where it is with --node or P2PFS_NODE"
 
     def _connect(self, deadline: Deadline, patience: Patience) -> Connection:
         """A connection. A crowd of clients behind one address may have to wait: a node takes so many a second."""

@@ -103,7 +103,7 @@ class Sealed:
         found = self._stat(str(self.link.cid))
         named = "/".join((str(self.link.cid), *self.link.path))
         where = getting.choose_target(named, found, path)
-        with files.local_errors():
+        with files.local_errors(target=where):
             files.check_target(where, target.type, force)
             # What is inside a root has no CID of its own: its place is what keeps parts of two things apart.
             part_key = hashlib.sha256(os.fsencode(named)).hexdigest()

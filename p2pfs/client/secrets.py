@@ -53,9 +53,12 @@ def read_settings(path: str | None = None) -> Settings:
     try:
         if len(text) > MAX_SECRET_BYTES:
             raise configparser.Error(f"over {MAX_SECRET_BYTES} characters")
-        parser.read_string(text)
+        parser.read_string(text, path)
     except configparser.Error as error:
-        raise errors.ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
+        # The line's number and not its text: that may be a secret in the wrong place.
+        numbers = [number for number, _ in getattr(error, "errors", ())] or [getattr(error, "lineno", None)]
+        where = f"{path} line {numbers[0]}" if numbers[0] else path
+        raise errors.ConfigError(f"{where}: {str(error).splitlines()[0]}") from None
     for section in parser.sections():
         for key in parser[section] if section == "store" else ("",):
             if section != "store" or key not in Settings._fields:

@@ -108,8 +108,15 @@ class Membership:
         ]
 
     def unmet(self) -> list[Told]:
-        """Members that others told of lately and that were not met: they may exist, and know what we do not."""
-        return self._hearsay.unmet(self._now)
+        """Members that others told of lately and that were not met: they may exist, and know what we do not.
+
+        Without those that left, by what is known here: who was off has not heard of it yet, and tells old news.
+        """
+        return [told for told in self._hearsay.unmet(self._now) if not self._has_left(told.row)]
+
+    def _has_left(self, told: Member) -> bool:
+        row = self._table.get(told.id)
+        return row is not None and row.state == "left" and row.precedence >= told.precedence
 
     @property
     def left_out(self) -> int:

@@ -244,5 +244,5 @@ def _connect_unix(path: str, deadline_s: float) -> socket.socket:
         sock.connect(path)
     except OSError as error:
         sock.close()
-        raise errors.Unreachable(f"{path}: {error.strerror or error}") from None
+        raise errors.Unreachable(f"{path}: {error.strerror or error}") from error
     return sock

@@ -8,24 +8,26 @@ from collections.abc import Callable
 
 from p2pfs import errors
 from p2pfs.core.chunker import Cutter, fixed_cuts
+from p2pfs.core.directory import show
 from p2pfs.node.buffers import Buffers
 from p2pfs.node.leaves import FileIngest
 from p2pfs.store.jobs import cuts_from
 from p2pfs.tree import hides_bytes
 
 
-def add_descriptor(file: FileIngest, fd: int) -> None:
+def add_descriptor(file: FileIngest, fd: int, path: bytes) -> None:
     """All leaves of an open regular file.
 
-    Raises Refused for anything else, when it changes meanwhile, and when its size is not known.
+    Raises Refused for anything else, when it changes meanwhile, and when its size is not known. `path` is what it is
+    called in what is stored, for messages.
     """
     profile = file.ingest.profile
     before = os.fstat(fd)
     if not stat.S_ISREG(before.st_mode):
-        raise errors.Refused("the descriptor is of no regular file; send what it gives as a stream")
+        raise errors.Refused(f"{show(path)} is no regular file; send what it gives as a stream")
     # A native job: a file system that goes to the network for an empty file would hold up everybody.
-    if not before.st_size and file.ingest.local.run(_hides_bytes, fd):
-        raise errors.Refused("the system says that the file is empty, and it is not; send it as a stream")
+    if not before.st_size and file.ingest.local.run(_hides_bytes, fd, path):
+        raise errors.Refused(f"the system says that {show(path)} is empty, and it is not; send it as a stream")
     if profile.is_fixed or before.st_size <= profile.min_leaf_bytes:
         _add_fixed(file, fd, before.st_size)
     else:
@@ -33,14 +35,14 @@ def add_descriptor(file: FileIngest, fd: int) -> None:
     file.wait()
     after = os.fstat(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise errors.Refused("the file was changed while it was read; store it again")
+        raise errors.Refused(f"{show(path)} was changed while it was read; store it again")
 
 
-def _hides_bytes(fd: int) -> bool:
+def _hides_bytes(fd: int, path: bytes) -> bool:
     try:
         return hides_bytes(fd, 0)
     except OSError as error:
-        raise errors.Refused(f"the file cannot be read: {error.strerror}") from error
+        raise errors.Refused(f"{show(path)} cannot be read: {error.strerror}") from error
 
 
 def _add_fixed(file: FileIngest, fd: int, size: int) -> None:

@@ -112,6 +112,7 @@ class Tree:
         self._paced = paced
         self._root: list[tuple[Link, str | None]] = []
         self._folders: list[Folder] = []
+        self._names: list[bytes] = []  # of the folders, for messages
 
     def read(self) -> tuple[Link, str | None]:
         """The root's link, and the plain SHA-256 of a file. Raises whatever a part of it met."""
@@ -139,7 +140,9 @@ class Tree:
             if len(self._folders) >= MAX_DEPTH:
                 raise errors.Refused(f"directories nest deeper than {MAX_DEPTH}")
             self._folders.append(Folder(self._ingest, self._done(record.args[0])))
+            self._names.append(record.args[0])
         elif kind == "END" and self._folders:
+            self._names.pop()
             self._folders.pop().close()
         elif kind != "PART" or record.length:
             raise errors.ProtocolError(f"{kind} may not stand here")
@@ -166,7 +169,7 @@ class Tree:
         fd = self._session.take_descriptor()
         file = FileIngest(self._ingest, wants_sha256=not self._folders)
         try:
-            add_descriptor(file, fd)
+            add_descriptor(file, fd, b"/".join([*self._names, name]))
         finally:
             file.settle()
             os.close(fd)

@@ -27,7 +27,7 @@ def disk_error(what: str, error: OSError) -> errors.P2pfsError:
         return errors.NoSpace(f"{text}; make room, or look at the disk and the kernel's log")
     if error.errno in _TOO_MANY:
         return errors.Busy(f"{text}; raise the limit of open files (LimitNOFILE)")
-    return errors.Refused(f"{text}; look at the owner and the permissions of the data directory")
+    return errors.Refused(f"{text}; look at the owner and the permissions of its folder")
 
 
 def sync_folder(path: str) -> None:

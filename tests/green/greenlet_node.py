@@ -279,7 +279,7 @@ def test_a_file_cut_by_content_is_the_same_one_by_one_by_descriptor_and_as_a_str
     work = ingest(world, BY_CONTENT)
     file, stream = FileIngest(work, wants_sha256=True), FileIngest(work, wants_sha256=True)
     with path.open("rb") as opened:
-        add_descriptor(file, opened.fileno())
+        add_descriptor(file, opened.fileno(), b"file")
     add_stream(stream, io.BytesIO(data).readinto, world.paced)
     sha256 = hashlib.sha256(data).hexdigest()
     assert file.finish() == stream.finish() == (expected, sha256)
@@ -297,7 +297,7 @@ def test_a_file_that_became_shorter_is_refused_and_its_buffers_are_given_back(wo
         shorten = green.Group("shorten")
         shorten.spawn("truncate", os.truncate, path, 3 * MIB)
         with pytest.raises(errors.Refused, match="shorter"):
-            add_descriptor(file, opened.fileno())
+            add_descriptor(file, opened.fileno(), b"file")
         file.settle()
     work.close()
     assert world.buffers.in_use == 0

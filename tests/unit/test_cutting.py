@@ -23,23 +23,24 @@ def new_file(run: Callable[..., Any] = lambda job, *args: job(*args)) -> Any:
 
 
 def test_a_file_that_hides_its_bytes_is_not_stored_as_nothing() -> None:
-    with open("/proc/version", "rb") as opened, pytest.raises(errors.Refused, match="send it as a stream"):
-        add_descriptor(new_file(), opened.fileno())
+    says = r"'v' is empty, .*send it as a stream"
+    with open("/proc/version", "rb") as opened, pytest.raises(errors.Refused, match=says):
+        add_descriptor(new_file(), opened.fileno(), b"v")
 
 
 def test_what_is_no_regular_file_is_refused_as_such() -> None:
     ends = os.pipe()
     try:
         with pytest.raises(errors.Refused, match="no regular file"):
-            add_descriptor(new_file(), ends[0])
+            add_descriptor(new_file(), ends[0], b"pipe")
     finally:
         for end in ends:
             os.close(end)
 
 
 def test_an_empty_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
-    with open(tmp_path / "out", "wb") as opened, pytest.raises(errors.Refused, match="cannot be read: Bad file"):
-        add_descriptor(new_file(), opened.fileno())
+    with open(tmp_path / "out", "wb") as opened, pytest.raises(errors.Refused, match="'out' cannot be read: Bad file"):
+        add_descriptor(new_file(), opened.fileno(), b"out")
 
 
 def test_a_file_that_cannot_be_read_is_refused_with_the_place_and_the_reason(tmp_path: Path) -> None:
@@ -69,4 +70,13 @@ def test_an_empty_file_is_read_by_a_native_job_and_not_on_the_hub(
     monkeypatch.setattr(cutting, "_add_fixed", lambda *_: None)
     (tmp_path / "empty").touch()
     with open(tmp_path / "empty", "rb") as opened:
-        add_descriptor(new_file(run), opened.fileno())
+        add_descriptor(new_file(run), opened.fileno(), b"empty")
+
+
+def test_a_file_that_changed_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x")
+    ingest = SimpleNamespace(profile=profile(), check=lambda: None, buffers=SimpleNamespace(take=lambda: bytearray(1)))
+    file: Any = SimpleNamespace(ingest=ingest, add=lambda *leaf: None, wait=lambda: os.utime(path, (1, 1)))
+    with path.open("rb") as opened, pytest.raises(errors.Refused, match="'var/log' was changed while it was read"):
+        add_descriptor(file, opened.fileno(), b"var/log")

@@ -56,6 +56,20 @@ def test_version_and_help() -> None:
     assert "Signals:" in run("--help").stdout
 
 
+@pytest.mark.parametrize("option", ["--help", "--version", "--new-secret", "--print-config"])
+def test_output_that_gets_nowhere_is_an_error_and_a_reader_that_leaves_is_none(option: str) -> None:
+    for target, code, says in (
+        (">/dev/full", 6, "standard output: no space left on device"),
+        (">&-", 2, "standard output is closed; give it a file, a pipe or /dev/null"),
+        ("| true; exit ${PIPESTATUS[0]}", 128 + signal.SIGPIPE, ""),
+    ):
+        script = f'"$0" "$1" {option} {target}'
+        words = ["bash", "-c", script, *COMMAND]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert done.returncode == code, done.stderr
+        assert done.stderr == (f"p2pfs-node: error: {says}\n" if says else "")
+
+
 def test_usage_error_does_not_quote_arguments() -> None:
     done = run("-o", "cluster.secret=hunter2")
     assert done.returncode == 2

@@ -461,6 +461,19 @@ def test_who_was_not_reached_and_comes_by_itself_is_met() -> None:
     assert membership.unmet() == []
 
 
+@pytest.mark.parametrize("is_told_first", [True, False])
+def test_who_was_struck_holds_nothing_up_though_somebody_who_was_off_still_tells_of_it(is_told_first: bool) -> None:
+    membership = table(row("a"), row("was-off"))
+    news = [([row("d")], "was-off"), ([row("d", "left")], "a")]
+    for rows, teller in news if is_told_first else reversed(news):
+        membership.merge(0.0, rows, teller)
+    while (target := membership.next_stranger(0.1)) is not None:
+        membership.indirect_failed(0.2, target.id)
+    assert membership.unmet() == []
+    membership.merge(0.3, [row("d", incarnation=2)], "was-off")
+    assert [told.row.id for told in membership.unmet()] == ["d"], "it came back since"
+
+
 def test_who_cannot_be_met_is_remembered_within_bounds() -> None:
     membership = table(row("evil"), timing=Timing(max_members=20))
     for number in range(100):

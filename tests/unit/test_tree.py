@@ -62,6 +62,11 @@ def test_special_files_are_refused_by_path_and_never_waited_for(tmp_path: Path) 
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(errors.Refused, match=r"pipe.*FIFO"):
         list(scan(tmp_path))
+    read_end, write_end = os.pipe()
+    with pytest.raises(errors.Refused, match=f"/dev/fd/{read_end}' is a FIFO.*`-` stores what comes on standard input"):
+        list(scan(f"/dev/fd/{read_end}"))
+    os.close(read_end)
+    os.close(write_end)
     with pytest.raises(errors.Refused, match="pipe"):
         open_file(os.fsencode(tmp_path / "pipe"))
     (tmp_path / "pipe").unlink()

@@ -19,7 +19,7 @@ from p2pfs.cli.verbs import VERBS
 from p2pfs.client import files
 from p2pfs.core import wire
 from tests.unit.client.fake_node import FakeNode, Link, Talk
-from tests.unit.client.runner import CLI, WAIT_S, Runner, on_terminal
+from tests.unit.client.runner import CLI, ROOT, WAIT_S, Runner, on_terminal
 
 # --- usage ---------------------------------------------------------------------------------------------
 
@@ -53,6 +53,7 @@ def test_version(run: Runner) -> None:
         (["get"], "usage: p2pfs-cli [options] get"),
         (["ls", "--offset=3"], "usage: p2pfs-cli [options] ls"),
         (["--jason", "ls"], "unknown option --jason, did you mean --json?"),
+        (["store", "-photos"], "unknown option -p; a name that begins with - goes after --"),
         (["store", "--name=x", "a", "b"], "--name"),
         (["store", "--replicas=0", "a"], "--replicas"),
         (["cat", "x", "--offset=1XiB"], "--offset"),
@@ -199,6 +200,13 @@ def test_a_read_error_names_the_file_and_the_others_are_tried(run: Runner) -> No
     assert re.search(rb"cannot read '/proc/[0-9]+/mem': Input/output error", done.stderr)
 
 
+@pytest.mark.parametrize("verb", ["id", "store", "import"])
+def test_a_read_error_of_standard_input_names_it(run: Runner, verb: str) -> None:
+    with open("/proc/self/mem", "rb") as broken:
+        done = run(verb, "-", stdin=broken)
+    assert (done.returncode, done.stderr) == (9, b"p2pfs-cli: error: standard input: input/output error\n")
+
+
 @pytest.mark.parametrize("cls", [errors.NotFound, errors.Corrupt, errors.NoSpace, errors.TooFewNodes, errors.Refused])
 def test_exit_codes_are_the_errors(
     node: FakeNode, cls: type[errors.P2pfsError], capfd: pytest.CaptureFixture[str]
@@ -221,10 +229,15 @@ def test_no_node_is_exit_7_with_a_way_out(run: Runner, tmp_path: Path) -> None:
 
 def test_the_deadline_is_exit_4(run: Runner, node: FakeNode) -> None:
     is_over = threading.Event()
-    node.hooks["STATUS"] = lambda talk, line: is_over.wait(WAIT_S) and None
-    done = run("--timeout=300ms", "status")
+    node.hooks["HELLO"] = lambda talk, line: is_over.wait(WAIT_S) and None
+    for name in "ab":
+        (run.folder / name).write_bytes(b"x")
+    one, several = run("--timeout=300ms", "status"), run("--timeout=300ms", "store", "a", "b")
     is_over.set()
-    assert done.returncode == 4
+    assert (one.returncode, several.returncode) == (4, 4)
+    late = "not done within 0.3 s; give it more with --timeout\n"
+    assert one.stderr.decode() == f"p2pfs-cli: error: {late}"
+    assert several.stderr.decode() == f"p2pfs-cli: error: a: {late}p2pfs-cli: error: b: {late}"
 
 
 # --- pipes, terminals, interrupts ----------------------------------------------------------------------
@@ -246,10 +259,10 @@ def test_a_reader_that_leaves_is_no_error(run: Runner, node: FakeNode) -> None:
 
 def test_output_that_cannot_be_written_is_an_error(run: Runner, node: FakeNode) -> None:
     node.keep(b"123456789", "f")
-    for verb in (["ls"], ["cat", "f"]):
+    for verb in (["ls"], ["cat", "f"], ["--help"], ["--version"]):
         with open("/dev/full", "wb") as full, run.start(*verb, stdout=full, stderr=subprocess.PIPE) as process:
             assert process.stderr is not None
-            assert process.stderr.read() == b"p2pfs-cli: error: no space left on device\n"
+            assert process.stderr.read() == b"p2pfs-cli: error: standard output: no space left on device\n"
             assert process.wait(WAIT_S) == errors.NoSpace.exit_code
 
 
@@ -346,6 +359,15 @@ def test_interrupted_in_mid_store_nothing_is_visible(run: Runner, node: FakeNode
         process.send_signal(signal.SIGINT)
         assert process.wait(WAIT_S) == 130
     assert not node.pinned
+
+
+def test_interrupted_before_there_is_anything_to_interrupt(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "docopt.py").write_text("raise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bin/p2pfs-cli"), "ls"],
+        env=run.environment | {"PYTHONPATH": str(tmp_path)}, capture_output=True, timeout=WAIT_S, check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, b"p2pfs-cli: error: interrupted\n")
 
 
 def test_a_short_command_loads_little(run: Runner) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +26,18 @@ def test_no_node_says_where_and_how_to_start_one(tmp_path: Path) -> None:
         client.status()
     assert "p2pfs-node -c conf/node.ini" in str(caught.value)
     assert str(tmp_path / "none.sock") in str(caught.value)
+
+
+def test_a_socket_of_others_and_a_host_without_a_port_have_their_own_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client("nas") as client, pytest.raises(errors.Unreachable, match="another machine is HOST:PORT"):
+        client.status()
+
+    def refuse(self: socket.socket, address: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with Client("/run/p2pfs/control.sock") as client, pytest.raises(errors.Unreachable, match="join the group"):
+        client.status()
 
 
 def test_a_connection_is_used_again_unless_the_node_closed_it(node: FakeNode, client: Client) -> None:

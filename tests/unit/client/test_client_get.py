@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -276,3 +278,19 @@ def test_a_get_waits_while_the_node_lets_go_of_an_interrupted_one(node: FakeNode
     timer.start()
     assert client.get(cid, "f").read_bytes() == b"content"
     timer.join()
+
+
+def test_a_full_disk_names_what_was_to_come(
+    node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    node.keep(b"x", "f")
+    node.keep({b"x": b"y"}, "d")
+    monkeypatch.setattr(os, "fsync", refuse)
+    for name in ("f", "d"):
+        with pytest.raises(errors.NoSpace, match=f"{name}-copy: no space left on device"):
+            client.get(name, here / f"{name}-copy")
+    with pytest.raises(errors.NoSpace, match=r"f\.car: no space left on device"):
+        client.export_car("f", here / "f.car")

@@ -337,6 +337,14 @@ def test_client_ini(node: FakeNode, here: Path, no_settings: Path, key_file: Pat
         no_settings.write_text(wrong)
         with Client(node.address) as client, pytest.raises(errors.ConfigError, match=r"client\.ini"):
             client.store(here / "f")
+    for wrong, says in (
+        ("[store]\nencrypt = always\nhunter2\n", "line 3: Source contains parsing errors"),
+        ("hunter2\n[store]\n", "line 1: File contains no section headers"),
+    ):
+        no_settings.write_text(wrong)
+        with pytest.raises(errors.ConfigError, match=rf"client\.ini {says}") as caught:
+            read_settings()
+        assert "hunter2" not in str(caught.value)
 
 
 # --- a node that gives something else ----------------------------------------------------------------
