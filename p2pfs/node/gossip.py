@@ -1,4 +1,4 @@
-"""Drives the membership table: probes, indirect probes, push/pull, and the first contact with a seed.
+"""Drives the membership table: probes, indirect probes, and push/pull.
 
 The rules are `core/membership.py`; here are only the connections and the clock.
 """
@@ -18,11 +18,10 @@ from p2pfs.net.connection import Connection
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.doubles import Doubles
 from p2pfs.node.peer import Peer
+from p2pfs.node.seeking import Seeking
 
 log = logging.getLogger(__name__)
 
-SEED_RETRY_S = 1.0
-SEED_RETRY_MOST_S = 30.0
 ROWS_A_PING = 24
 MESSAGE_S = 5.0
 MEETINGS = 8
@@ -48,12 +47,11 @@ class Gossip:
         on_revoke: Callable[[], None],
     ) -> None:
         self.cluster = cluster
-        self._seeds = seeds
         self._on_change = on_change
         self._on_revoke = on_revoke
         self._group = green.Group("gossip")
         self._doubles = Doubles(cluster, self._group, on_clash)
-        self._seed_pause_s = SEED_RETRY_S
+        self._seeking = Seeking(cluster, seeds, self.say_all, self.hear_all)
         self._meetings = green.Group("meetings")
         self._exchanging = green.Semaphore(1)
         self._ahead_logged = -math.inf
@@ -63,7 +61,7 @@ class Gossip:
         self._group.loop("tick", self._tick)
         self._group.loop("probe", self._probe_next)
         self._group.loop("meet", self._meet)
-        self._group.loop("seeds", self._seek)
+        self._group.loop("seeds", self._seeking.seek)
 
     def stop(self) -> None:
         """End. The others notice by themselves: a node that is restarted has not left."""
@@ -282,33 +280,3 @@ class Gossip:
     def _push(self, peer: Peer) -> bytes:
         body = self.say_all()
         return peer.call("probe", lambda connection: connection.request("MEMBERS", body=body), MESSAGE_S)
-
-    # --- first contact -------------------------------------------------------------------------------
-
-    def _seek(self) -> float:
-        """While nobody else answers: find somebody, by the seeds or by the members known from before."""
-        if self.cluster.live_peers():
-            self._seed_pause_s = SEED_RETRY_S
-            return SEED_RETRY_S
-        known = [address for member in self.cluster.absent() for address in member.addresses]
-        for address in dict.fromkeys([*self._seeds, *known]):
-            if address in self.cluster.membership.me.addresses:
-                continue
-            try:
-                self._join(address)
-                return SEED_RETRY_S
-            except errors.P2pfsError as error:
-                log.warning("seed %s: %s", address, error)
-        if self._seeds or known:
-            self._seed_pause_s = min(2 * self._seed_pause_s, SEED_RETRY_MOST_S)
-        return self._seed_pause_s
-
-    def _join(self, address: str) -> None:
-        body = self.say_all()
-        connection, answer = self.cluster.peers.dial(address)
-        try:
-            if answer.id == self.cluster.id:
-                raise errors.IdentityRefused(f"{address} is this node itself")
-            self.hear_all(connection.request("MEMBERS", body=body), answer.id)
-        finally:
-            connection.close()
