@@ -57,7 +57,7 @@ class FakeMember:
             connection.request("HELLO", wire.VERSION, self.member.id, "0" * 16, int(time.time() * 1000))
             connection.request("MEMBERS", body=self.news())
         for node in self._cluster:
-            wait_until(lambda node=node: node.states().get("fake") == "alive", 20, f"{node.name} takes it for alive")
+            wait_until(lambda node=node: node.states().get("fake") == "alive", 60, f"{node.name} takes it for alive")
         return self
 
     def __exit__(

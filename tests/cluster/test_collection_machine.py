@@ -48,7 +48,7 @@ from tests.cluster.collection_bench import (
     write_content,
 )
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """For what has to come by itself."""
 SEED = "P2PFS_TEST_SEED"
 """Environment variable with the seed of the long form, to run it again."""
