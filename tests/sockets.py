@@ -29,7 +29,7 @@ IS_GREEN = gevent.monkey.is_module_patched("socket")
 JOIN_S = 60.0
 SHORT = Limits(
     handshake_s=0.2, line_s=0.2, progress_s=0.2, body_s=0.2, bytes_per_s=1e9, control_answer_s=0.2, bulk_answer_s=0.2,
-    part_s=0.2, idle_s=0.2, record_s=0.2, linger_s=0.2,
+    part_s=0.2, idle_s=0.2, record_s=0.2, linger_s=0.2, taking_s=0.2,
 )
 
 
