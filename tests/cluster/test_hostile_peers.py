@@ -93,8 +93,15 @@ def settle(cluster: Cluster) -> None:
             wait_until(
                 lambda client=client: any(
                     peer.name == "fake" and peer.state == "alive" and not peer.error for peer in client.peers()
-                ), 90, f"{node.name} trusts it",
+                ), 120, f"{node.name} trusts it",
             )
+
+
+def test_the_fake_member_comes_back_when_it_was_late(cluster: Cluster, fake: FakeMember) -> None:
+    fake.does["PING"] = fakes.stall
+    wait_until(lambda: cluster[0].states()["fake"] != "alive", 60, "it is suspected")
+    del fake.does["PING"]
+    wait_until(lambda: cluster[0].states()["fake"] == "alive", 60, "it said that it lives")
 
 
 def is_named(errors: set[str], words: str) -> bool:
