@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -59,8 +60,17 @@ def leaves(found: Sequence[Disk], roots: Iterable[CID]) -> dict[Multihash, int]:
     sizes: dict[Multihash, int] = {}
     for root in roots:
         for leaf in count_root(found, root).leaves:
-            sizes[leaf] = next(disk.blocks[leaf].stat().st_size for disk in found if leaf in disk.blocks)
+            sizes[leaf] = _size(leaf, found)
     return sizes
+
+
+def _size(block: Multihash, found: Sequence[Disk]) -> int:
+    """Of the copies that were seen, one may have been given up since: it is surplus where another node has its own."""
+    for disk in found:
+        if block in disk.blocks:
+            with contextlib.suppress(FileNotFoundError):
+                return disk.blocks[block].stat().st_size
+    raise AssertionError(f"{block.hex()} was seen, and is nowhere any more")
 
 
 def branches(found: Sequence[Disk], roots: Iterable[CID]) -> set[Multihash]:
