@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -27,7 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 NODE = ROOT / "bin" / "p2pfs-node"
 CLI = ROOT / "bin" / "p2pfs-cli"
 CONFIG = ROOT / "conf" / "node.ini"
-READY_S = 30.0
+READY_S = 60.0
+FIRST_PORT, RESERVED = 10_000, 200
+"""Where ports for nodes begin, and how many of the last ones a process keeps for itself."""
+_reserved: collections.deque[socket.socket] = collections.deque()
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -43,11 +48,28 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on loopback that nobody has, and that nobody is given before the one who asked listens on it.
+
+    The system gives it to no connection either, so that a node finds it free when it starts again.
+    """
+    for port in random.choices(range(FIRST_PORT, _first_of_the_system()), k=1000):
+        name, probe = socket.socket(socket.AF_UNIX), socket.socket()
+        with probe, contextlib.suppress(OSError):
+            # A name that is known to all processes, and goes with the one that has it.
+            name.bind(f"\0p2pfs-port-{port}")
+            probe.bind(("127.0.0.1", port))
+            _reserved.append(name)
+            if len(_reserved) > RESERVED:
+                _reserved.popleft().close()
+            return port
+        name.close()
+    raise RuntimeError("no port is free")
+
+
+def _first_of_the_system() -> int:
+    """Ports from here on are those of outgoing connections, where there is room below them."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    return first if first > 2 * FIRST_PORT else 65536
 
 
 def clean_environment() -> dict[str, str]:
@@ -160,9 +182,9 @@ class Node:
         """kill -9, and wait until it is gone."""
         if self.process is not None and self.process.poll() is None:
             self.signal(signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(30)
 
-    def stop(self, seconds: float = 20.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
         """SIGTERM, and its exit code."""
         assert self.process is not None
         if self.process.poll() is None:
@@ -233,7 +255,7 @@ class Cluster:
         try:
             for node in nodes:
                 node.signal(signal.SIGSTOP)
-            wait_until(lambda: all(node.is_still() for node in nodes), 5.0, "all threads stop")
+            wait_until(lambda: all(node.is_still() for node in nodes), 30.0, "all threads stop")
             yield
         finally:
             for node in nodes:

@@ -26,10 +26,10 @@ from p2pfs.net.server import Server, Session
 from p2pfs.net.stream import Limits, Stream
 
 IS_GREEN = gevent.monkey.is_module_patched("socket")
-JOIN_S = 20.0
+JOIN_S = 60.0
 SHORT = Limits(
     handshake_s=0.2, line_s=0.2, progress_s=0.2, body_s=0.2, bytes_per_s=1e9, control_answer_s=0.2, bulk_answer_s=0.2,
-    part_s=0.2, idle_s=0.2, record_s=0.2, linger_s=0.2,
+    part_s=0.2, idle_s=0.2, record_s=0.2, linger_s=0.2, taking_s=0.2,
 )
 
 

@@ -103,7 +103,7 @@ def greenlets(node: Node) -> int:
         return node.log()[before:]
 
     # The dump is one message of many lines, so it is there as a whole soon after its first line.
-    wait_until(lambda: "Greenlet" in text(), 10, f"{node.name} logs its greenlets")
+    wait_until(lambda: "Greenlet" in text(), 30, f"{node.name} logs its greenlets")
     time.sleep(0.5)
     return len(re.findall(r"<(?:gevent\S*\.)?Greenlet ", text()))
 

@@ -60,15 +60,17 @@ def leaves(found: Sequence[Disk], roots: Iterable[CID]) -> dict[Multihash, int]:
     sizes: dict[Multihash, int] = {}
     for root in roots:
         for leaf in count_root(found, root).leaves:
-            sizes[leaf] = _size([disk.blocks[leaf] for disk in found if leaf in disk.blocks])
+            sizes[leaf] = _size(leaf, found)
     return sizes
 
 
-def _size(copies: Sequence[Path]) -> int:
-    for copy in copies:
-        with contextlib.suppress(FileNotFoundError):  # this one was given away since the census
-            return copy.stat().st_size
-    raise AssertionError(f"no copy is left of {copies}")
+def _size(block: Multihash, found: Sequence[Disk]) -> int:
+    """Of the copies that were seen, one may have been given up since: it is surplus where another node has its own."""
+    for disk in found:
+        if block in disk.blocks:
+            with contextlib.suppress(FileNotFoundError):
+                return disk.blocks[block].stat().st_size
+    raise AssertionError(f"{block.hex()} was seen, and is nowhere any more")
 
 
 def branches(found: Sequence[Disk], roots: Iterable[CID]) -> set[Multihash]:

@@ -47,7 +47,7 @@ def greenlets(node: Node) -> int:
     """How many there are, by what the node logs when it is asked what it does."""
     known = len(node.log())
     node.signal(signal.SIGUSR1)
-    wait_until(lambda: '<Greenlet "connections/accept-tcp"' in node.log()[known:], 30, "it says what it does")
+    wait_until(lambda: '<Greenlet "connections/accept-tcp"' in node.log()[known:], 60, "it says what it does")
     return node.log()[known:].count('<Greenlet "')
 
 
@@ -84,21 +84,21 @@ def no_garbage(cluster: Cluster) -> None:
     for node in cluster:
         for row in node.json("peers"):
             assert row["incarnation"] < 2**50
-    wait_until(lambda: "over a day in the future" in cluster[0].log(), 30, "rows of the far future are named")
-    wait_until(lambda: "hours in the future" in cluster[0].log(), 30, "stamps of the far future are named")
+    wait_until(lambda: "over a day in the future" in cluster[0].log(), 60, "rows of the far future are named")
+    wait_until(lambda: "hours in the future" in cluster[0].log(), 60, "stamps of the far future are named")
 
 
 def silent_ones_went(cluster: Cluster) -> None:
-    assert refused(cluster[0], "crowd") > 0
+    wait_until(lambda: refused(cluster[0], "crowd") > 0, 60, "the silent ones go when others come")
 
 
 def too_many_were_refused(cluster: Cluster) -> None:
-    assert refused(cluster[0], "member") + refused(cluster[0], "rate") > 0
+    wait_until(lambda: refused(cluster[0], "member") + refused(cluster[0], "rate") > 0, 60, "too many are refused")
     assert cluster[0].metric("p2pfs_connections") < 10 * CONNECTIONS_PER_MEMBER
 
 
 def too_fast_were_refused(cluster: Cluster) -> None:
-    assert refused(cluster[0], "rate") > 0
+    wait_until(lambda: refused(cluster[0], "rate") > 0, 60, "those that come too fast are refused")
 
 
 def nothing_more(cluster: Cluster) -> None:
@@ -127,10 +127,10 @@ def test_others_are_served_under_attack_and_nothing_stays(cluster: Cluster, tmp_
         assert node.memory("VmHWM") < MEMORY
         assert node.metric("p2pfs_greenlet_failures_total") == 0, node.log()[-3000:]
     few = STRANGERS_PER_HOST // 4
-    wait_until(lambda: victim.metric("p2pfs_connections") <= open_before + few, 30, "the connections are over")
-    wait_until(lambda: descriptors(victim) <= before + few, 30, "the descriptors are closed")
-    wait_until(lambda: greenlets(victim) <= running_before + few, 30, "the greenlets are over")
-    wait_until(lambda: victim.json("status", check=False)[0]["buffers_in_use"] == 0, 30, "the buffers are free")
+    wait_until(lambda: victim.metric("p2pfs_connections") <= open_before + few, 60, "the connections are over")
+    wait_until(lambda: descriptors(victim) <= before + few, 60, "the descriptors are closed")
+    wait_until(lambda: greenlets(victim) <= running_before + few, 60, "the greenlets are over")
+    wait_until(lambda: victim.json("status", check=False)[0]["buffers_in_use"] == 0, 60, "the buffers are free")
 
 
 def test_a_million_pins_fill_the_catalog_and_no_more(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_garbage_in_hello_is_refused_and_others_are_served(tmp_path: Path) -> No
             told.clear()
             told.update(garbage)
             asked = fake.asked["HELLO"]
-            wait_until(lambda asked=asked: fake.asked["HELLO"] > asked, 30, f"somebody says HELLO for {garbage}")
+            wait_until(lambda asked=asked: fake.asked["HELLO"] > asked, 60, f"somebody says HELLO for {garbage}")
             work(cluster, tmp_path, number)
         for node in cluster:
             assert node.metric("p2pfs_greenlet_failures_total") == 0, node.log()[-3000:]

@@ -42,14 +42,14 @@ def spoil(database: Path) -> None:
 def test_one_of_three_nodes_loses_its_catalog(cluster: Cluster, tmp_path: Path, harm: Callable[[Path], None]) -> None:
     a, b, c = cluster
     path = store(a, tmp_path, f"{harm.__name__}.bin")
-    wait_until(lambda: path.name in names(c), 30, "all know the pin")
+    wait_until(lambda: path.name in names(c), 60, "all know the pin")
     known = names(c)
     assert c.stop() == 0
     store(b, tmp_path, f"{harm.__name__}-meanwhile.bin")
     harm(c.data_dir / "catalog.sqlite")
     (c.data_dir / "catalog.jsonl").unlink()
     c.start()
-    wait_until(lambda: names(c) == known | {f"{harm.__name__}-meanwhile.bin"}, 20, "the others told it")
+    wait_until(lambda: names(c) == known | {f"{harm.__name__}-meanwhile.bin"}, 60, "the others told it")
     c.cli("get", path.name, "-o", str(tmp_path / "back"))
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
     assert list((c.data_dir / "quarantine").glob("catalog.sqlite.*")) or harm is remove
@@ -82,10 +82,10 @@ def test_what_one_node_removed_another_one_restores(cluster: Cluster, tmp_path: 
     (row,) = [row for row in a.json("ls") if row["name"] == "wanted.bin"]
     for ref in ("wanted.bin", row["cid"], f"sha256:{row['sha256']}"):
         a.cli("rm", ref)
-        wait_until(lambda: "wanted.bin" not in names(b), 30, "the tombstone is there")
+        wait_until(lambda: "wanted.bin" not in names(b), 60, "the tombstone is there")
         (restored,) = b.json("restore", ref)
         assert (restored["cid"], restored["name"]) == (row["cid"], "wanted.bin")
-        wait_until(lambda: "wanted.bin" in names(c), 30, "it is known again")
+        wait_until(lambda: "wanted.bin" in names(c), 60, "it is known again")
     (again,) = b.json("restore", "wanted.bin")
     assert again == restored
     (now,) = [row for row in c.json("ls") if row["name"] == "wanted.bin"]

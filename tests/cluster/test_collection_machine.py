@@ -50,7 +50,7 @@ from tests.cluster.collection_bench import (
     write_content,
 )
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """For what has to come by itself."""
 SEED = "P2PFS_TEST_SEED"
 """Environment variable with the seed of the long form, to run it again."""
@@ -168,7 +168,7 @@ class Machine(RuleBasedStateMachine):
         """Blocks that were unwanted for long, and that the store need not send."""
         pin = self.pins[self.name_of(pick, is_live=False)]
         end = pin.removed_at + 1.1 * GRACE_S
-        wait_until(lambda: time.monotonic() > end, 2 * GRACE_S, "the grace is over")
+        wait_until(lambda: time.monotonic() > end, PATIENCE_S, "the grace is over")
         content = pin.content if FILES.get(pin.content) else FOLDERS.get(pin.content, ("ab",))[-1]
         self.store_while_all_collect(content=content, alias="x", number=number)
 
@@ -269,7 +269,7 @@ class Machine(RuleBasedStateMachine):
         """All that is stored by now becomes older than the grace, as far as nobody renews it."""
         self.is_old = True
         end = time.monotonic() + GRACE_S
-        wait_until(lambda: time.monotonic() > end, GRACE_S + 1, "the grace is over")
+        wait_until(lambda: time.monotonic() > end, PATIENCE_S, "the grace is over")
 
     @precondition(lambda self: self.down is None)
     @rule(number=NUMBER)

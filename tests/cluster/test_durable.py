@@ -43,7 +43,7 @@ class Trace:
             ["strace", "-f", "-y", "-ttt", "-T", "-s", "1000", "-e", f"trace={CALLS}", "-o", str(path),
              "-p", str(node.process.pid)], stderr=subprocess.PIPE,
         )
-        wait_until(lambda: self._is_attached() or self._strace.poll() is not None, 30, "strace attaches")
+        wait_until(lambda: self._is_attached() or self._strace.poll() is not None, 60, "strace attaches")
         if self._strace.poll() is not None:
             pytest.skip("strace may not attach here")
 
@@ -53,7 +53,7 @@ class Trace:
     def end(self) -> None:
         """Let the process go."""
         self._strace.send_signal(signal.SIGINT)
-        self._strace.wait(10)
+        self._strace.wait(60)
 
     def calls(self) -> list[Call]:
         """By the time of their begin."""

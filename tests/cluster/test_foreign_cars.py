@@ -20,7 +20,7 @@ from tests.unit.dags import node as dag_node
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 CARS = {Path(car["file"]).name: car for car in json.loads((VECTORS / "public.json").read_text())["cars"]}
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")

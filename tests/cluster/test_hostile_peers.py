@@ -40,7 +40,7 @@ def fake(tmp_path: Path, cluster: Cluster) -> Iterator[FakeMember]:
         yield member
         for node in cluster:
             wait_until(
-                lambda node=node: node.json("status", check=False)[0]["buffers_in_use"] == 0, 20,
+                lambda node=node: node.json("status", check=False)[0]["buffers_in_use"] == 0, 60,
                 f"{node.name} has its buffers back",
             )
 
@@ -93,8 +93,15 @@ def settle(cluster: Cluster) -> None:
             wait_until(
                 lambda client=client: any(
                     peer.name == "fake" and peer.state == "alive" and not peer.error for peer in client.peers()
-                ), 90, f"{node.name} trusts it",
+                ), 120, f"{node.name} trusts it",
             )
+
+
+def test_the_fake_member_comes_back_when_it_was_late(cluster: Cluster, fake: FakeMember) -> None:
+    fake.does["PING"] = fakes.stall
+    wait_until(lambda: cluster[0].states()["fake"] != "alive", 60, "it is suspected")
+    del fake.does["PING"]
+    wait_until(lambda: cluster[0].states()["fake"] == "alive", 60, "it said that it lives")
 
 
 def is_named(errors: set[str], words: str) -> bool:
@@ -251,11 +258,11 @@ def test_a_stopped_node_delays_neither_gets_nor_stores_for_long(tmp_path: Path) 
         assert (tmp_path / "back").read_bytes() == path.read_bytes()
         assert took_s < NOISE * usual_s + DELAY_S
         c.signal(signal.SIGCONT)
-        wait_until(lambda: a.states()["node-c"] == b.states()["node-c"] == "alive", 30, "it is back")
+        wait_until(lambda: a.states()["node-c"] == b.states()["node-c"] == "alive", 60, "it is back")
         c.signal(signal.SIGSTOP)
         receipt, took_s = timed_store(a, other)
         assert receipt["replicas"] == 2
         # The pin is pushed to it, too, until membership finds it dead.
         assert took_s < NOISE * usual_store_s + STORE_DELAY_S + 5
         for node in (a, b):
-            wait_until(lambda node=node: node.json("status", check=False)[0]["buffers_in_use"] == 0, 20, "buffers")
+            wait_until(lambda node=node: node.json("status", check=False)[0]["buffers_in_use"] == 0, 60, "buffers")

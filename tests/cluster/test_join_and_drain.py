@@ -30,7 +30,7 @@ from tests.cluster.disks import (
     total,
 )
 
-COMING_S = 40.0
+COMING_S = 60.0
 
 
 def nodes(folder: Path, size: int, **options: str) -> Cluster:
@@ -88,6 +88,11 @@ def in_use(node: Node, folder: Path, files: dict[CID, bytes]) -> Iterator[dict[C
     assert rounds
 
 
+def wait_healthy(node: Node) -> None:
+    """Until it says so: a member that was late with its answer is named for a moment."""
+    wait_until(lambda: node.json("status", check=False)[0]["verdict"] == "healthy", 60, f"{node.name}: all is well")
+
+
 def newcomer(cluster: Cluster, name: str) -> Node:
     """One more member, not started yet."""
     first = cluster[0]
@@ -140,8 +145,8 @@ def test_a_joining_node_without_room_fetches_nothing_in_vain(tmp_path: Path) -> 
             return health["displaced_blocks"] > 0 and not health["missing_blocks"]
 
         wait_until(is_displaced, COMING_S, "it knows that others hold its share")
+        wait_healthy(cluster[0])
         status = cluster[0].json("status", check=False)[0]
-        assert status["verdict"] == "healthy"
         assert any("no room" in reason and "node-z" in reason for reason in status["reasons"])
         assert below(disks(cluster), roots, 2) == 0
         fetched = small.metric("p2pfs_blocks_fetched_total")
@@ -158,15 +163,16 @@ def test_a_drain_leaves_nothing_behind_and_the_node_goes_by_itself(tmp_path: Pat
             done = going.json("drain", "--wait")[0]
         assert done["is_drained"]
         assert done["left_blocks"] == 0
-        assert state(stay[0], going) == "draining"
         # At this moment, not a while later: the operator pulls the plug when the command has ended.
-        assert not below(disks(stay), files, 2)
-        wait_until(lambda: not below(disks(stay), stored, 2), 20, "the others have what came at last")
+        with cluster.standing_still():
+            assert not below(disks(stay), files, 2)
+        wait_until(lambda: state(stay[0], going) == "draining", 60, "it is not suspected by mistake, either")
+        wait_until(lambda: not below(disks(stay), stored, 2), 60, "the others have what came at last")
         assert going.stop() == 0
         for node in stay:
-            wait_until(lambda node=node: state(node, going) in ("", "left"), 30, f"{node.name}: it left the table")
-        wait_until(lambda: all(is_at_rest(node) for node in stay), 20, "and that was all")
-        assert stay[0].json("status", check=False)[0]["verdict"] == "healthy"
+            wait_until(lambda node=node: state(node, going) in ("", "left"), 60, f"{node.name}: it left the table")
+        wait_until(lambda: all(is_at_rest(node) for node in stay), 60, "and that was all")
+        wait_healthy(stay[0])
 
 
 def test_a_drain_goes_on_after_a_kill_and_can_be_taken_back(tmp_path: Path) -> None:
@@ -176,13 +182,15 @@ def test_a_drain_goes_on_after_a_kill_and_can_be_taken_back(tmp_path: Path) -> N
         left = going.json("drain")[0]
         assert left["is_draining"]
         assert not left["is_drained"]
-        wait_until(lambda: total(stay, "p2pfs_blocks_repaired_total") > 2, 20, "it has begun")
+        wait_until(lambda: total(stay, "p2pfs_blocks_repaired_total") > 2, 60, "it has begun")
         going.kill()
-        assert below(disks(stay), files, 2), "the kill came too late to be in the middle"
+        with cluster.standing_still():
+            assert below(disks(stay), files, 2), "the kill came too late to be in the middle"
         going.start()
         assert going.json("status", check=False)[0]["is_draining"]
         assert going.json("drain", "--wait")[0]["is_drained"]
-        assert not below(disks(stay), files, 2)
+        with cluster.standing_still():
+            assert not below(disks(stay), files, 2)
         # And back: its share comes to it again.
         assert not going.json("drain", "--cancel")[0]["is_draining"]
         owners = placement(peers(going))
@@ -213,14 +221,14 @@ def test_forget_strikes_a_dead_member_everywhere_and_no_other(tmp_path: Path) ->
         assert "node-d" in unknown.stderr  # whom there is
         files = filled(cluster, tmp_path, 1)
         gone.kill()
-        wait_until(lambda: state(a, gone) == "dead", 30, "it counts as dead")
+        wait_until(lambda: state(a, gone) == "dead", 60, "it counts as dead")
         assert a.json("forget", gone.name)[0]["name"] == gone.name
         for node in cluster.running():
-            wait_until(lambda node=node: state(node, gone) in ("", "left"), 30, f"{node.name} heard of it")
+            wait_until(lambda node=node: state(node, gone) in ("", "left"), 60, f"{node.name} heard of it")
         # Struck means for good: nobody waits out_after for it.
         wait_until(lambda: not below(disks(cluster.running()), files, 2), COMING_S, "its copies are made up for")
         gone.start()  # and should it live after all, it is a member again
-        wait_until(lambda: state(a, gone) == "alive", 20, "it said so")
+        wait_until(lambda: state(a, gone) == "alive", 60, "it said so")
 
 
 def test_a_replaced_node_costs_no_data(tmp_path: Path) -> None:
@@ -231,16 +239,16 @@ def test_a_replaced_node_costs_no_data(tmp_path: Path) -> None:
             was = id_of(cluster[0], broken)
             broken.kill()
             shutil.rmtree(broken.data_dir)
-            wait_until(lambda: state(cluster[0], broken) == "dead", 30, "it counts as dead")
+            wait_until(lambda: state(cluster[0], broken) == "dead", 60, "it counts as dead")
             broken.start()  # another disk, under the old name and address
-            wait_until(lambda: len([row for row in peers(cluster[0]) if row.name == broken.name]) == 2, 20, "it is new")
+            wait_until(lambda: len([row for row in peers(cluster[0]) if row.name == broken.name]) == 2, 60, "it is new")
             assert cluster[0].json("forget", broken.name)[0]["id"] == was
         everything = {**files, **stored}
         wait_until(lambda: not below(disks(cluster), everything, 2), COMING_S, "every copy is back")
         for node in cluster:
-            wait_until(lambda node=node: [row.state for row in peers(node)] == ["alive"] * 3, 20, "three again")
+            wait_until(lambda node=node: [row.state for row in peers(node)] == ["alive"] * 3, 60, "three again")
         wait_until(lambda: all(is_at_rest(node) for node in cluster), COMING_S, "the audits are at rest")
-        assert cluster[0].json("status", check=False)[0]["verdict"] == "healthy"
+        wait_healthy(cluster[0])
         for cid, right in everything.items():
             assert content(broken, cid) == right
         assert not [node for node in stay if node.process is None or node.process.poll() is not None]

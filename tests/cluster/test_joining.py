@@ -67,10 +67,10 @@ def test_a_cluster_from_nothing(tmp_path: Path) -> None:
         # The one that init printed; the node was not even running then.
         assert f"p2pfs-node -c {b.folder}" in made(b.make("join", token))
         b.start()
-        wait_until(lambda: b.states() == {"a": "alive", "b": "alive"}, 20, "b is a member")
+        wait_until(lambda: b.states() == {"a": "alive", "b": "alive"}, 60, "b is a member")
         assert made(c.make("join", "-", input=a.cli("invite", "--once").stdout))
         c.start()
-        wait_until(lambda: b.states() == dict.fromkeys("abc", "alive"), 20, "everybody knows c")
+        wait_until(lambda: b.states() == dict.fromkeys("abc", "alive"), 60, "everybody knows c")
         b.cli("get", cid, "-o", str(tmp_path / "back.bin"))
         assert (tmp_path / "back.bin").read_bytes() == file.read_bytes()
         wait_until(lambda: c.json("status", check=False)[0]["blocks"] > 3, 60, "c gets its share of what was there")
@@ -124,7 +124,7 @@ def test_tokens_that_are_not_good_any_more(first: Node, tmp_path: Path) -> None:
 def reload(node: Node) -> None:
     before = node.log().count("configuration reloaded")
     node.signal(signal.SIGHUP)
-    wait_until(lambda: node.log().count("configuration reloaded") > before, 20, "SIGHUP was heard")
+    wait_until(lambda: node.log().count("configuration reloaded") > before, 60, "SIGHUP was heard")
 
 
 def test_what_is_there_is_not_overwritten_and_no_token_is_used_up_for_it(first: Node, tmp_path: Path) -> None:

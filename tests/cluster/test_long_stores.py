@@ -12,7 +12,9 @@ from pathlib import Path
 from kit.cluster import CLI, Cluster, Node, wait_until
 
 MIB = 1024 * 1024
-GRACE_S = 4.0
+GRACE_S = 8.0
+TICK_S = 0.1
+"""Longer than a tick of the clock that the kernel stamps files with."""
 
 
 def blocks(node: Node) -> list[Path]:
@@ -41,7 +43,7 @@ def test_a_slow_source_finds_its_first_blocks_young_at_the_end(tmp_path: Path) -
         assert process.stdin is not None
         process.stdin.write(data[: 2 * MIB])
         process.stdin.flush()
-        wait_until(lambda: sum(len(blocks(node)) for node in cluster) == 4, 30, "two leaves, twice")
+        wait_until(lambda: sum(len(blocks(node)) for node in cluster) == 4, 60, "two leaves, twice")
         first = [path for node in cluster for path in blocks(node)]
         end = time.monotonic() + 1.5 * GRACE_S
 
@@ -49,11 +51,12 @@ def test_a_slow_source_finds_its_first_blocks_young_at_the_end(tmp_path: Path) -
             assert max(map(age_s, first)) < GRACE_S / 2  # nobody would collect them
             return time.monotonic() > end
 
-        wait_until(is_over, 2 * GRACE_S, "the grace is over")
+        wait_until(is_over, 60, "the grace is over")
         process.stdin.write(data[2 * MIB :])
+        at_the_end = time.time() - TICK_S
         process.stdin.close()
-        assert process.wait(20) == 0
-        assert max(map(age_s, first)) < GRACE_S / 4  # renewed right before the pin was made
+        assert process.wait(60) == 0
+        assert min(path.stat().st_mtime for path in first) >= at_the_end  # renewed right before the pin was made
         cluster[1].cli("get", "slow", "-o", str(tmp_path / "back"))
         assert (tmp_path / "back").read_bytes() == data
 
@@ -65,7 +68,7 @@ def test_a_store_whose_block_was_lost_meanwhile_fails_and_a_second_one_sends_tha
         assert process.stdin is not None
         process.stdin.write(data[: 3 * MIB])
         process.stdin.flush()
-        wait_until(lambda: len(blocks(cluster[0])) == len(blocks(cluster[1])) == 3, 30, "three leaves, twice")
+        wait_until(lambda: len(blocks(cluster[0])) == len(blocks(cluster[1])) == 3, 60, "three leaves, twice")
         victim = blocks(cluster[0])[0].name
         for node in cluster:
             next(path for path in blocks(node) if path.name == victim).unlink()
@@ -76,7 +79,7 @@ def test_a_store_whose_block_was_lost_meanwhile_fails_and_a_second_one_sends_tha
                 if process.poll() is not None:
                     break
                 time.sleep(0.05)  # a source that is slow
-        _, text = process.communicate(timeout=10)
+        _, text = process.communicate(timeout=60)
         assert process.returncode == 8, text
         assert b"store it again" in text
         assert cluster[0].json("ls") == []

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kit.cluster import CLI, Cluster, wait_until
+from kit.cluster import CLI, Cluster, Node, wait_until
 from kit.demo import is_same_tree
-from p2pfs import CID
+from p2pfs import CID, Client
 from p2pfs.core.profile import CHUNKERS
 
 MIB = 1024 * 1024
@@ -95,16 +95,24 @@ def test_a_tree_comes_back_with_everything_in_it(cluster: Cluster, tmp_path: Pat
     }
 
 
+def pinned(node: Node) -> set[str]:
+    """The CIDs of its pins. By a client here: a process of the CLI takes long on a busy machine."""
+    with Client(str(node.control)) as client:
+        return {str(row.cid) for row in client.pins()}
+
+
 def test_a_pin_is_listed_everywhere_within_two_seconds_and_gone_after_rm(cluster: Cluster, tmp_path: Path) -> None:
     a, b, c = cluster
     path = tmp_path / f"pin-{random.randrange(10**9)}"
     path.write_bytes(random.randbytes(1000))
     cid = a.json("store", str(path))[0]["cid"]
     for node in (a, b, c):
-        wait_until(lambda node=node: cid in [row["cid"] for row in node.json("ls")], 2, "the pin is listed")
+        wait_until(lambda node=node: cid in pinned(node), 2, "the pin is listed")
+        assert cid in [row["cid"] for row in node.json("ls")]
     b.cli("rm", path.name)
     for node in (a, b, c):
-        wait_until(lambda node=node: cid not in [row["cid"] for row in node.json("ls")], 2, "the pin is gone")
+        wait_until(lambda node=node: cid not in pinned(node), 2, "the pin is gone")
+        assert cid not in [row["cid"] for row in node.json("ls")]
     assert a.cli("rm", path.name, check=False).returncode == 3
 
 
@@ -229,6 +237,8 @@ def test_peers_and_status(cluster: Cluster) -> None:
     assert [row["name"] for row in rows] == ["node-a", "node-b", "node-c"]
     assert [row["self"] for row in rows] == [True, False, False]
     assert all(row["state"] == "alive" and row["version"] for row in rows)
+    # A member that was late with its answer is named for a moment.
+    wait_until(lambda: cluster[0].cli("status", check=False).returncode == 0, 60, "all is well")
     status = cluster[0].json("status")[0]
     assert status["verdict"] == "healthy"
     assert status["replicas_possible"] == 2
@@ -258,7 +268,7 @@ def test_an_existing_file_is_not_overwritten(cluster: Cluster, big_file: Path, t
 
 def test_no_node(tmp_path: Path) -> None:
     command = [sys.executable, str(CLI), f"--node={tmp_path / 'none.sock'}", "status"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 7
     assert "p2pfs-node -c" in done.stderr
     assert os.linesep not in done.stdout

@@ -89,6 +89,6 @@ def test_gets_and_stores_go_on(tmp_path: Path, direction: str) -> None:
         assert get_s < 2 * usual_s + 2
         assert store_s < 15
         for node in (a, b):
-            wait_until(lambda node=node: node.states()["node-c"] == "dead", 30, f"{node.name} finds it dead")
+            wait_until(lambda node=node: node.states()["node-c"] == "dead", 60, f"{node.name} finds it dead")
         b.cli("get", "g", "-o", str(tmp_path / "other"))
         assert (tmp_path / "other").read_bytes() == other.read_bytes()

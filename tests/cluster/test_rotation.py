@@ -150,7 +150,7 @@ def hand_round(cluster: Cluster, *secrets: str, each: Callable[[], object] = lam
         write(node, *secrets)
         before = node.log().count("configuration reloaded")
         node.signal(signal.SIGHUP)
-        wait_until(lambda node=node, before=before: node.log().count("configuration reloaded") > before, 20, "SIGHUP")
+        wait_until(lambda node=node, before=before: node.log().count("configuration reloaded") > before, 60, "SIGHUP")
         each()
 
 
@@ -177,7 +177,7 @@ def test_no_request_fails_and_the_old_secret_is_worth_nothing_afterwards(
         load.copy_client()  # is of the new secret
         copied = time.monotonic()
         # Programs take up the new certificate by themselves, within AGE_S.
-        wait_until(lambda: time.monotonic() > copied + 2 * pool.AGE_S, 30, "connections are renewed")
+        wait_until(lambda: time.monotonic() > copied + 2 * pool.AGE_S, 60, "connections are renewed")
         load.go_on()
         for intruder in intruders:
             intruder.request("STATUS")  # to the last he is a member

@@ -17,7 +17,7 @@ from p2pfs.client.reports import Status
 from p2pfs.core.cid import CID
 
 KIB = 1024
-PATIENCE_S = 40.0
+PATIENCE_S = 60.0
 OPTIONS = {
     "cluster__replicas": "2", "cluster__write_quorum": "2", "storage__chunker": "fixed-256KiB",
     "repair__sync_interval": "200ms", "repair__out_after": "1h",

@@ -45,7 +45,7 @@ def test_start_work_and_stop_without_a_warning(tmp_path: Path, monkeypatch: pyte
         remote = [sys.executable, str(CLI), *door, "get", "tree", "-o", str(tmp_path / "remote")]
         said += [subprocess.run(remote, capture_output=True, text=True, check=True, timeout=60).stderr]
         a.signal(signal.SIGHUP)
-        wait_until(lambda: "configuration reloaded" in a.log(), 20, "it reads its configuration again")
+        wait_until(lambda: "configuration reloaded" in a.log(), 60, "it reads its configuration again")
         assert [node.stop() for node in cluster] == [0, 0]
         said += [node.log() for node in cluster]
     assert (tmp_path / "remote" / "big").read_bytes() == (tree / "big").read_bytes()

@@ -53,7 +53,7 @@ def unfinished_joined(text: str) -> str:
 def written(trace: Path, cwd: Path) -> set[Path]:
     """Every path that was opened for writing, made, renamed, changed or removed, or tried to be."""
     process = trace.read_text().split(maxsplit=1)[0]
-    wait_until(lambda: re.search(EXIT.format(process), trace.read_text()), 30, "the trace is complete")
+    wait_until(lambda: re.search(EXIT.format(process), trace.read_text()), 60, "the trace is complete")
     paths = set()
     for name, arguments in CALL.findall(unfinished_joined(trace.read_text())):
         if name in OPENS.split(",") and name != "creat" and not WRITING.search(arguments):
@@ -91,7 +91,7 @@ def test_a_node_writes_below_its_data_directory_only(node: Node, tmp_path: Path)
     for words in (["rm", "again"], ["restore", "again"], ["audit", "--wait"], ["scrub", "--wait"], ["gc"], ["status"]):
         node.cli(*words, check=False)
     node.signal(signal.SIGHUP)
-    wait_until(lambda: "configuration reloaded" in node.log(), 20, "it reads its configuration again")
+    wait_until(lambda: "configuration reloaded" in node.log(), 60, "it reads its configuration again")
     assert node.stop() == 0
     paths = written(trace, Path.cwd())
     inside = {path for path in paths if path.is_relative_to(node.data_dir)}

@@ -325,7 +325,7 @@ def in_threads(count: int, run: Callable[[int], None]) -> None:
     barrier, failures = threading.Barrier(count), []
 
     def body(number: int) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         try:
             run(number)
         except BaseException as error:  # noqa: BLE001  # raised again below

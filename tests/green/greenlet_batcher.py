@@ -26,7 +26,7 @@ class Slow:
 
     def __call__(self, numbers: list[int]) -> list[int | errors.P2pfsError]:
         self.batches.append(numbers)
-        assert self.may_answer.wait(10)
+        assert self.may_answer.wait(30)
         return [errors.NotFound("three") if number == 3 else 2 * number for number in numbers]
 
 
@@ -51,7 +51,7 @@ def test_what_waits_travels_together(group: green.Group) -> None:
     batcher = Batcher(group, "doubled", slow, most=3)
     answers = ask(group, batcher, 1, 2, 3, 4, 5)
     slow.may_answer.set()
-    assert group.join(5)
+    assert group.join(30)
     assert slow.batches == [[1, 2, 3], [4, 5]]
     assert answers == [2, 4, "NOT_FOUND", 8, 10]
 
@@ -63,7 +63,7 @@ def test_several_batches_are_on_their_way_at_once(group: green.Group) -> None:
     green.sleep(0)
     assert slow.batches == [[1, 2], [4, 5]]
     slow.may_answer.set()
-    assert group.join(5)
+    assert group.join(30)
     assert slow.batches[2:] == [[6]]
 
 
@@ -72,7 +72,7 @@ def test_a_batch_is_limited_by_weight_and_the_heaviest_goes_alone(group: green.G
     slow.may_answer.set()
     batcher = Batcher(group, "doubled", slow, most=10, weigh=lambda number: number)
     ask(group, batcher, 4, 5, 2, 50, 1)
-    assert group.join(5)
+    assert group.join(30)
     assert slow.batches == [[4, 5], [2], [50], [1]]
 
 
@@ -81,13 +81,13 @@ def test_one_error_is_everybodys(group: green.Group) -> None:
         raise errors.Unreachable("gone")
 
     answers = ask(group, Batcher(group, "doubled", refuse, most=3), 1, 2)
-    assert group.join(5)
+    assert group.join(30)
     assert answers == ["UNREACHABLE", "UNREACHABLE"]
 
 
 def test_a_bug_ends_no_wait(group: green.Group, caplog: pytest.LogCaptureFixture) -> None:
     answers = ask(group, Batcher(group, "doubled", lambda numbers: [1 // 0], most=3), 1, 2)
-    assert group.join(5)
+    assert group.join(30)
     assert answers == ["INTERNAL", "INTERNAL"]
     assert "greenlet test/doubled failed" in caplog.text
 
@@ -97,7 +97,7 @@ def test_a_bug_is_met_by_its_batch_alone(group: green.Group) -> None:
         return [6 // number for number in numbers]
 
     answers = ask(group, Batcher(group, "inverted", invert, most=1), 0, 3, 0, 2)
-    assert group.join(5)
+    assert group.join(30)
     assert answers == ["INTERNAL", 2, "INTERNAL", 3]
 
 
@@ -111,7 +111,7 @@ def test_who_waits_no_longer_takes_his_question_back(group: green.Group) -> None
     with pytest.raises(errors.DeadlinePassed):
         batcher.ask(8, 0.01)
     slow.may_answer.set()
-    assert group.join(5)
+    assert group.join(30)
     assert slow.batches == [[1]]
 
 
@@ -120,5 +120,5 @@ def test_the_end_of_the_group_answers_who_asked() -> None:
     answers = ask(askers, Batcher(workers, "doubled", Slow(), most=2), 1, 2, 4)
     green.sleep(0)
     workers.close()
-    assert askers.join(5)
+    assert askers.join(30)
     assert answers == ["INTERRUPTED"] * 3

@@ -50,12 +50,12 @@ class Users:
         self._leave = green.Event()
         self._group = green.Group("users")
         for _ in range(count):
-            self._group.spawn("user", lane.use, lambda connection, is_reused: self._leave.wait(5), 1.0)
+            self._group.spawn("user", lane.use, lambda connection, is_reused: self._leave.wait(30), 1.0)
         green.sleep(0)  # each of them gets its turn
 
     def end(self) -> None:
         self._leave.set()
-        assert self._group.join(5)
+        assert self._group.join(30)
 
 
 def test_a_retired_connection_is_used_to_the_end_of_its_call_and_not_again() -> None:
@@ -76,7 +76,7 @@ def test_one_that_is_just_being_opened_is_retired_as_well() -> None:
     exchange, may_open = Exchange(), green.Event()
 
     def open_late() -> Connection:
-        assert may_open.wait(5)
+        assert may_open.wait(30)
         return exchange.open()
 
     lane = Lane(open_late, 1)

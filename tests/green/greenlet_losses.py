@@ -39,7 +39,7 @@ class Catalog:
             self.ends += 1
             return []
         self.walks += 1
-        assert self.gate.wait(5)
+        assert self.gate.wait(30)
         return [Pin(cid, f"pin-{at}", 10 + at, None, 1, 1, 1, 1, "me", False) for at, cid in enumerate(CIDS)]
 
 
@@ -53,7 +53,7 @@ class Site:
         self.losses.start()
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while not condition():
             assert time.monotonic() < end
             green.sleep(0.005)
@@ -78,7 +78,7 @@ def test_nobody_waits_for_the_names_and_it_is_said_when_they_are_known(site: Sit
     assert site.losses.is_known
     begin = time.monotonic()
     site.losses.note(lost(1, 3))
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 10
     site.wait(lambda: site.catalog.walks == 1)
     assert not site.losses.is_known
     assert site.names() == []

@@ -43,7 +43,7 @@ def test_news_of_several_members_are_written_one_after_the_other(
 
     for name in "abcde":
         group.spawn(name, hear, name)
-    assert group.join(10)
+    assert group.join(30)
     assert failures == []
     assert saved[-1] == list("abcde")
     pool.close()

@@ -329,7 +329,7 @@ def test_buffers_go_to_who_waits_longest_and_not_back_to_who_gave_them() -> None
     green.sleep(0)
     pool.give(mine.pop())
     assert pool.try_take() is None
-    assert group.join(5)
+    assert group.join(30)
     assert len(got) == 1
     with pytest.raises(errors.Busy):
         pool.take(0.01)
@@ -417,7 +417,7 @@ def test_readers_of_one_party_take_turns_with_its_buffers(shared: tuple[Reader, 
     readers.spawn("first", read, "first")
     green.sleep(0)
     readers.spawn("second", read, "second")
-    assert readers.join(5)
+    assert readers.join(30)
     assert len(came) == 2 * len(cids)
     assert came.index("second") < len(cids)
 
@@ -449,7 +449,7 @@ def test_a_source_that_fails_in_the_middle_of_reading_costs_no_buffer(world: Wor
     for _ in range(5):
         with pytest.raises(errors.NotFound):
             list(reader.in_order(source()))
-    assert reader._group.join(5)  # what was on its way is given back when it has arrived
+    assert reader._group.join(30)  # what was on its way is given back when it has arrived
     assert world.paced.in_use == 0
     reader.close()
 
@@ -474,6 +474,6 @@ def test_no_copy_reads_the_buffer_after_a_put_was_cut_off(world: World) -> None:
     group = green.Group("putter")
     view = memoryview(bytearray(data))
     group.spawn("put", world.placer.put, cid, view, 2, 2, remember_nothing)
-    assert any(world.peers[id].is_asked.wait(5) for id in world.owners(cid))
+    assert any(world.peers[id].is_asked.wait(30) for id in world.owners(cid))
     group.close()
     view.release()  # would be refused if somebody still had a hold on it

@@ -771,7 +771,7 @@ def test_a_bucket_that_comes_for_ever_is_given_up(world: World, monkeypatch: pyt
     monkeypatch.setattr(levelling, "COMPARE_S", 0.3)
     monkeypatch.setattr(Wires, "stream", lambda *_, body: Trickle([], b""))
     world.nodes["n1"].merge(some(1))
-    with green.deadline(2, "the comparison"), pytest.raises(errors.DeadlinePassed, match="levelling bucket"):
+    with green.deadline(30, "the comparison"), pytest.raises(errors.DeadlinePassed, match="levelling bucket"):
         world.compare("n0 n1")
 
 

@@ -15,7 +15,7 @@ from p2pfs.node import renewing
 from p2pfs.node.renewing import Renewal
 from tests.green.greenlet_node import ScriptedPeer, World
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 class Asked(ScriptedPeer):

@@ -65,7 +65,7 @@ class Site:
         self.repair.wake()
 
     def wait(self, condition: Callable[[], object]) -> None:
-        with green.deadline(10.0, "the repair"):
+        with green.deadline(30.0, "the repair"):
             while not condition():
                 green.sleep(0.005)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pfs import errors
+from p2pfs import errors, green
 from p2pfs.config.options import Config, Repair, Storage
 from p2pfs.core.multihash import SHA2_256, Multihash, multihash
 from p2pfs.node import scrub
@@ -177,7 +177,9 @@ def test_a_stop_ends_a_run_and_keeps_what_it_proved(world: World) -> None:
     scrub = world.new()
     scrub.start()
     run = scrub.run_now()
-    assert not run.over.wait(0.5)
+    with green.deadline(30, "the first shard"):
+        while not run.done:
+            assert not run.over.wait(0.05)
     scrub.stop()
     assert run.over.is_set()
     with pytest.raises(errors.Interrupted):
@@ -211,8 +213,11 @@ def test_a_run_takes_over_from_the_background_at_once(world: World, monkeypatch:
     world.config = dataclasses.replace(world.config, storage=Storage(scrub_period=DAY_S))
     scrub = world.new()
     scrub.start()
-    assert not scrub._group.join(0.5)
-    in_background = scrub.progress()["blocks"]
+    in_background = 0
+    with green.deadline(30, "the first ones are over"):
+        while not in_background or in_background < scrub.progress()["blocks"]:
+            in_background = scrub.progress()["blocks"]
+            assert not scrub._group.join(0.3)
     assert 0 < in_background < len(NAMES)
     world.set_rate(2**30)
     run = scrub.run_now()

@@ -118,7 +118,7 @@ def test_small_puts_to_one_peer_travel_together(world: World) -> None:
     group = green.Group("puts")
     for cid, data in wanted.items():
         group.spawn("put", world.placer.put, cid, memoryview(data), 2, 2, lambda *row: written.append(row))
-    assert group.join(20)
+    assert group.join(30)
     holders = {cid: sum(cid.multihash in peer.blocks for peer in world.peers.values()) for cid in wanted}
     ours = sum(world.local.have([cid.multihash for cid in wanted]))
     assert sum(holders.values()) + ours == 400 == len(written)

@@ -48,7 +48,7 @@ class World:
     def _stay(self, connection: Connection, is_reused: bool) -> None:
         leave = green.Event()
         self.inside.append(leave)
-        assert leave.wait(10)
+        assert leave.wait(30)
         self.inside.remove(leave)
 
     def come(self, count: int) -> int:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "bin/p2pfs-node")]
-WAIT_S = 30
+WAIT_S = 60
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from p2pfs.net.stream import MAX_DESCRIPTORS, Limits, Stream
 from tests.sockets import IS_GREEN, SHORT, Script, Task, stream_pair
 
 KINDS = ["tcp", "unix", "tls"]
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 @pytest.fixture(params=KINDS)

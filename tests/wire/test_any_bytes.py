@@ -13,9 +13,9 @@ from p2pfs.core import rights, wire
 from p2pfs.core.rights import Right
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Server, Session
-from p2pfs.net.stream import Stream
+from p2pfs.net.stream import Limits, Stream
 from p2pfs.net.tls import Party
-from tests.sockets import SHORT, read_all, semaphore, spawn
+from tests.sockets import read_all, semaphore, spawn
 
 PEERS = {
     "member": Party("a" * 32, "member", "a test", rights.OF_MEMBER),
@@ -48,16 +48,19 @@ def answer(session: Session, line: Line) -> None:
     session.reply(b"".join(seen)[:1000])
 
 
+LIMITS = Limits(linger_s=0.2)
+
+
 def serve(party: Party, sent: bytes) -> bytes:
     """All that a server says to these bytes and a closed end."""
-    server = Server(spawn, semaphore, SHORT)
+    server = Server(spawn, semaphore, LIMITS)
     server.handlers.update(dict.fromkeys(wire.VERBS, answer))
     ours, theirs = socket.socketpair()
     with ours:
         ours.settimeout(10.0)
         ours.sendall(sent)
         ours.shutdown(socket.SHUT_WR)
-        server._serve(Stream(theirs, "a test", SHORT, takes_descriptors=party.kind == "local"), party)
+        server._serve(Stream(theirs, "a test", LIMITS, takes_descriptors=party.kind == "local"), party)
         return read_all(ours)
 
 

@@ -91,7 +91,7 @@ def test_a_client_of_a_crowd_waits_for_its_turn(
 ) -> None:
     """HANDSHAKES_PER_S is for all that are behind one address: a loop of commands there must not see errors."""
     monkeypatch.setattr(doorman_module, "HANDSHAKES_AT_ONCE", 2)
-    monkeypatch.setattr(doorman_module, "HANDSHAKES_PER_S", 10.0)
+    monkeypatch.setattr(doorman_module, "HANDSHAKES_PER_S", 2.0)  # slower than any machine
     before, client = refused("rate"), material(tmp_path / "client", role="read")
     folder = str(Path(client.key).parent)
     for _ in range(5):

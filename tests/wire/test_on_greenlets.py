@@ -25,5 +25,5 @@ def test_streams_and_server_on_greenlets() -> None:
     # all runs in one go, the process runs out of them. A short one: the path of a socket has at most 107 bytes.
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", PROGRAM, f"--basetemp={folder}/run", *TESTS]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]

@@ -119,7 +119,7 @@ def ask_as(uid: int, path: Path) -> list[str]:
     interpreter = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") or sys.executable
     done = subprocess.run(
         [interpreter, "-I", "-c", ASK_AS, str(path), str(uid), str(WORDS[words.CID_WORD])],
-        capture_output=True, text=True, timeout=30, check=False, cwd="/",
+        capture_output=True, text=True, timeout=60, check=False, cwd="/",
     )
     assert done.returncode == 0, done.stderr
     return re.findall(r"(?:OK|ERR) \w+", done.stdout)

@@ -13,7 +13,7 @@ import pytest
 from kit.cluster import Cluster
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "PROTOCOL.md"
-WAIT_S = 20.0
+WAIT_S = 60.0
 PLACEHOLDERS = {
     "<node id>": "[a-z2-7]{32}", "<instance>": "[0-9a-f]{16}", "<milliseconds>": "[0-9]{13}", "<seconds>": "[0-9]{10}",
     "<length>": "[0-9]+", "<text>": "[ -~]+",

@@ -21,7 +21,7 @@ from p2pfs import errors
 from p2pfs.core import batches, wire
 from tests.unit.client import fake_upkeep
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Link(NamedTuple):

@@ -15,7 +15,7 @@ from tests.unit.client.fake_node import FakeNode
 
 CLI = [sys.executable, "-c", "import sys; from p2pfs.cli import main; sys.exit(main())"]
 ROOT = Path(__file__).parents[3]
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Runner:

@@ -18,7 +18,7 @@ from p2pfs.core import wire
 from tests.unit.client.fake_node import FakeNode, Link, Talk, data_of, read_tree
 
 MIB = 1024 * 1024
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def test_no_node_says_where_and_how_to_start_one(tmp_path: Path) -> None:

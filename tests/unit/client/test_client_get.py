@@ -19,7 +19,7 @@ from p2pfs.core import wire
 from tests.unit.client.fake_node import FakeNode, Link, Talk, cid_of, data_of, read_tree
 
 MIB = 1024 * 1024
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def test_get_puts_a_file_under_its_pins_name(node: FakeNode, client: Client, here: Path) -> None:

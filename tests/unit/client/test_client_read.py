@@ -19,7 +19,7 @@ from p2pfs.core import wire
 from tests.unit.client.fake_node import FakeNode, Talk, cid_of, data_of
 
 MIB = 1024 * 1024
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def test_open_is_a_seekable_binary_file(node: FakeNode, client: Client) -> None:

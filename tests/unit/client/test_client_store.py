@@ -20,7 +20,7 @@ from p2pfs.client.deadline import Deadline
 from tests.unit.client.fake_node import FakeNode, Link, cid_of, data_of
 
 MIB = 1024 * 1024
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def test_a_regular_file_goes_by_descriptor(node: FakeNode, client: Client, tmp_path: Path) -> None:
