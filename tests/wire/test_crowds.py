@@ -149,6 +149,7 @@ def test_messages_of_one_member_wait_and_those_of_others_do_not(
     pauses: list[float] = []
     monkeypatch.setattr(server_module.time, "sleep", pauses.append)
     monkeypatch.setattr(doorman_module, "MESSAGES_AT_ONCE", 100_000)
+    monkeypatch.setattr(node.server._doorman, "_clock", Clock())  # it stands still: room comes back with time
 
     def answer(session: Session, line: Line) -> None:
         session.body()
