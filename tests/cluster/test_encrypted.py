@@ -195,7 +195,8 @@ def forged(node: Node, folder: Path, sealed: bytes, link: str) -> str:
 FORGERIES = {
     "a bit of the first segment": lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:],
     "a bit of the last": lambda data: data[:-30] + bytes([data[-30] ^ 0x80]) + data[-29:],
-    "a tag": lambda data: data[: 2 * SEGMENT_BYTES - 1] + bytes(1) + data[2 * SEGMENT_BYTES :],
+    "a tag": lambda data: data[: 2 * SEGMENT_BYTES - 1] + bytes([data[2 * SEGMENT_BYTES - 1] ^ 1])
+    + data[2 * SEGMENT_BYTES :],
     "the header": lambda data: data[:5] + bytes([data[5] ^ 1]) + data[6:],
     "cut at a segment": lambda data: data[: 2 * SEGMENT_BYTES],
     "cut within one": lambda data: data[: 2 * SEGMENT_BYTES + 500],
