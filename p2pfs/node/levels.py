@@ -37,15 +37,12 @@ class Levels:
         self._via: dict[str, int] = {}
         self._kept: dict[str, int] = {}
         self._is_read = False
-        self._forgotten = 0
-        """How many times the catalog was begun anew."""
 
     def forget(self) -> None:
         """The catalog was begun anew: what its notes say now is all that is known."""
         for notes in (self._direct, self._via, self._kept):
             notes.clear()
         self._is_read = False
-        self._forgotten += 1
 
     def direct_ms(self, id: str) -> int:
         """When this catalog and that member's were last equal; 0: never."""
@@ -115,9 +112,9 @@ class Levels:
         self._keep(struck, self._pinning.catalog.quarantined)
 
     def _read_notes(self) -> None:
-        forgotten = self._forgotten
+        of = self._pinning.catalog.quarantined
         found = self._pinning.run(self._pinning.catalog.recall_all, COMPARED)
-        if self._forgotten != forgotten:
+        if self._pinning.catalog.quarantined != of:
             return  # these may still be the notes of the catalog before
         for key, value in found.items():
             notes, prefix = (self._via, VIA) if key.startswith(VIA) else (self._direct, COMPARED)

@@ -25,6 +25,7 @@ _LEAST_PAGES = 16
 def keep_room(db: sqlite3.Connection, path: Path) -> None:
     """Take room in the file and in its log, and then for the reserve; as much of it as the disk has."""
     reserve = reserve_of(path)
+    db.execute(f"PRAGMA wal_autocheckpoint = {ROOM_PAGES}")
     with contextlib.suppress(sqlite3.OperationalError):  # the disk is full already
         db.execute("DROP TABLE IF EXISTS room")  # left when a node was killed below
         if _has_room(db, path) or _take_room(db, _affordable(db, path)):
@@ -43,7 +44,6 @@ def _free_pages(db: sqlite3.Connection) -> int:
 
 
 def _has_room(db: sqlite3.Connection, path: Path) -> bool:
-    db.execute(f"PRAGMA wal_autocheckpoint = {ROOM_PAGES}")
     wal = path.with_name(path.name + "-wal")
     return _free_pages(db) >= ROOM_PAGES and wal.exists() and wal.stat().st_size >= 2 * ROOM_PAGES * _PAGE_BYTES
 

@@ -76,6 +76,7 @@ def test_notes_that_were_read_before_a_catalog_was_begun_anew_are_not_taken_for_
         made._pinning.run = run  # type: ignore[method-assign]
         found = run(*job)
         catalog.remember(f"{COMPARED}a", "0")
+        catalog.quarantined = Path("quarantine/catalog.sqlite.1")
         made.forget()  # by another greenlet, before this one goes on
         return found
 
