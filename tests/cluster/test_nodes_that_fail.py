@@ -55,7 +55,7 @@ def test_a_killed_node_is_dead_for_all_within_five_seconds_and_files_survive(tmp
         a.kill()
         for node in (b, c):
             wait_until(lambda node=node: node.states()["node-a"] == "dead", 60, f"{node.name} notices")
-            assert said_at(node, "member node-a is dead") - killed_at < 5 + 1  # a busy machine takes its time, too
+            assert said_at(node, "member node-a is dead") - killed_at < 5
         status = b.cli("--json", "status", check=False)
         assert status.returncode == 1
         assert "node-a" in status.stdout
