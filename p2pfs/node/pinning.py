@@ -49,6 +49,13 @@ def not_taken(answer: bytes) -> errors.P2pfsError | None:
     return None
 
 
+def _wait(pushes: list[green.Greenlet], seconds: float, is_enough: Callable[[], bool] = lambda: False) -> None:
+    """Until all have ended, or enough of them, or that long."""
+    end = time.monotonic() + seconds
+    while (left_s := end - time.monotonic()) > 0 and not is_enough() and not all(it.dead for it in pushes):
+        green.wait([it for it in pushes if not it.dead], left_s, 1)
+
+
 class Pinning:
     """The catalog for greenlets (one native thread does all SQLite), and its clock."""
 
@@ -185,9 +192,10 @@ class Pinning:
         return hlc.ms_of(pin.stamp) - self.now_ms() > hlc.MAX_AHEAD_MS
 
     def publish(self, records: list[Pin], quorum: int | None = None) -> list[str]:
-        """Merge here and push to every member that answers; ids of the nodes that have it durably, ours among them.
+        """Push to every member that answers, then merge here; ids of the nodes that have it durably, ours among them.
 
-        With a `quorum`, once so many have it the others get STRAGGLER_S more; they get it by comparison.
+        With a `quorum`, once so many have it the others get STRAGGLER_S more; they get it by comparison. When too few
+        of the others took it, it is not merged here: what fails is visible at most where it was taken.
         Raises Refused when this node's stamps are too far ahead of its clock for anybody to take them, NoSpace when
         the catalog is full, ProtocolError for a record that nobody could read.
         """
@@ -196,10 +204,9 @@ class Pinning:
             Pin.from_wire(row)  # once merged, a bad one would end every comparison with this node, for good
         for pin in records:
             self._clock.observe(pin.stamp, self.now_ms())
-        self.merge(records)
-        if self.without_room(records):
+        if self.catalog.is_full and None in self._known(records):
             raise errors.NoSpace(self.full_text())
-        holders = [self._cluster.id]
+        holders: list[str] = []
         bodies = [wire.dump_json(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
 
         def push(peer: Peer) -> None:
@@ -213,12 +220,17 @@ class Pinning:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)
 
         pushes = [self._group.spawn(f"push-{peer.member.name}", push, peer) for peer in self._cluster.live_peers()]
-        end = time.monotonic() + PUSH_S
-        while (left_s := end - time.monotonic()) > 0 and not all(it.dead for it in pushes):
-            green.wait([it for it in pushes if not it.dead], left_s, 1)
-            if quorum is not None and len(holders) >= quorum:
-                end, quorum = min(end, time.monotonic() + STRAGGLER_S), None
-        return list(holders)
+        if quorum is None:
+            _wait(pushes, PUSH_S)
+        else:
+            _wait(pushes, PUSH_S, lambda: len(holders) >= quorum - 1)
+            if len(holders) < quorum - 1:
+                return list(holders)
+        self.merge(records)
+        if self.without_room(records):
+            raise errors.NoSpace(self.full_text())
+        _wait(pushes, STRAGGLER_S)
+        return [self._cluster.id, *holders]
 
     # --- the journal ----------------------------------------------------------------------------------
 

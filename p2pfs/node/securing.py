@@ -66,26 +66,21 @@ def _copy(services: Services, ingest: Ingest, cid: CID) -> None:
 
 
 def make_pins(services: Services, ingest: Ingest, pins: list[Pin]) -> None:
-    """The catalog records that make all of it visible. Raises TooFewNodes when too few nodes have them durably."""
+    """The catalog records that make all of it visible. Raises TooFewNodes when too few nodes have them durably.
+
+    Nothing is withdrawn then: a tombstone would remove, too, what others stored before under the same key, and what
+    this node may never have heard of.
+    """
     pinning = services.pinning
     pins = pinning.over(pins)
-    before = {known.key for pin in pins for known in pinning.run(pinning.catalog.find_cid, pin.cid)}
     # From here on somebody may know the pins, whatever fails.
     ingest.keep()
     holders = pinning.publish(pins, ingest.quorum)
     if len(holders) >= ingest.quorum:
         return
-    # What fails leaves nothing visible; a pin that was acknowledged before, or meanwhile, stays.
-    ours = [
-        pin for pin in pins
-        if pin.key not in before and pin in pinning.run(pinning.catalog.find_cid, pin.cid)
-    ]
-    if ours:
-        # With the same stamp: a tombstone outranks just the record that is like it. A later one would remove, too, what
-        # others stored meanwhile under the same key, and were told is kept.
-        pinning.publish([pin._replace(removed=True) for pin in ours])
     roots = ", ".join(sorted({str(pin.cid) for pin in pins}))
+    where = f" ({services.cluster.names(holders)}: it stays there)" if holders else ""
     raise errors.TooFewNodes(
-        f"every block of {roots} is stored, but only {len(holders)} of the {ingest.quorum} nodes needed took its pin "
-        f"({services.cluster.names(holders)}); try again, nothing is sent twice"
+        f"every block of {roots} is stored, but only {len(holders)} of the {ingest.quorum - 1} other nodes needed took "
+        f"its pin{where}; try again, nothing is sent twice"
     )

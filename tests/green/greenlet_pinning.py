@@ -404,40 +404,56 @@ def test_a_database_that_breaks_while_the_node_runs_is_begun_anew_from_journal_a
     assert world.live("n0") == world.live("n1") == {0, 1}
 
 
-def test_a_store_that_fails_withdraws_no_pin_that_was_acknowledged_elsewhere_meanwhile(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def store(world: World, id: str, quorum: int) -> None:
+    """The pin of a store at a node, whose blocks are all there."""
+    node = world.nodes[id]
+    pin = Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), id)
+    cluster = SimpleNamespace(names=", ".join)
+    ingest = SimpleNamespace(keep=lambda: None, quorum=quorum)
+    make_pins(cast(Any, SimpleNamespace(pinning=node, cluster=cluster)), cast(Any, ingest), [pin])
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "after"])
+def test_a_store_that_fails_takes_no_pin_away_that_was_acknowledged_elsewhere(
+    world: World, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """The same content under the same name: n0 is cut off and waits in vain, and its user tries another node."""
+    """The same content under the same name: n0 is cut off and has never heard of what the others keep."""
     node = world.nodes["n0"]
     publish = node.publish
 
     def take_long(records: list[Pin], quorum: int | None = None) -> list[str]:
         holders = publish(records, quorum)
-        if quorum is not None:
-            world.now_ms += 5000
-            world.write("n1", 0)
         world.now_ms += 5000
+        if when == "meanwhile":
+            store(world, "n1", 2)
+            world.now_ms += 5000
         return holders
 
     monkeypatch.setattr(node, "publish", take_long)
     world.cut("n0")
-    mine = Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), "n0")
-    cluster = SimpleNamespace(names=str)
-    ingest = SimpleNamespace(keep=lambda: None, quorum=2)
-    with pytest.raises(errors.TooFewNodes):
-        make_pins(cast(Any, SimpleNamespace(pinning=node, cluster=cluster)), cast(Any, ingest), [mine])
-    assert world.live("n0") == set()
+    if when == "before":
+        store(world, "n1", 2)
+        world.now_ms += 5000
+    with pytest.raises(errors.TooFewNodes, match="0 of the 1 other nodes needed"):
+        store(world, "n0", 2)
+    assert world.records("n0") == {}
+    if when == "after":
+        store(world, "n1", 2)
     world.cut()
     world.level()
     assert [world.live(id) for id in world.nodes] == [{0}] * 3
 
 
-def test_a_tombstone_outranks_the_record_that_it_is_like_and_none_that_came_later() -> None:
-    pin = Pin(ROOTS[0], "", 1, None, 1, 1, 1, 1 << 20, "n1")
-    tombstone = pin._replace(removed=True)
-    assert newer(tombstone, pin) and not newer(pin, tombstone)
-    for later in (pin._replace(stamp=pin.stamp + 1, origin="n0"), pin._replace(origin="n2")):
-        assert newer(later, tombstone)
+def test_a_store_that_fails_where_some_took_its_pin_names_them_and_leaves_it_there(world: World) -> None:
+    world.cut("n2")
+    world.write("n2", 0)
+    with pytest.raises(errors.TooFewNodes, match=r"1 of the 2 other nodes needed took its pin \(n1: it stays there\)"):
+        store(world, "n0", 3)
+    assert (world.live("n0"), world.live("n1")) == (set(), {0})
+    world.cut()
+    world.level()
+    assert [world.live(id) for id in world.nodes] == [{0}] * 3
+    store(world, "n0", 3)
 
 
 STEPS = st.lists(
