@@ -27,7 +27,11 @@ demo: $(READY)  ## three nodes on this machine: store, kill one, get everything 
 
 # Clusters first, by themselves: they wait for each other's timers more than for a core, and must not wait for one.
 QUICK = $(BIN)/pytest -q -m 'not slow' --numprocesses=2 --dist=loadfile
+# The tests' disks take 3 GB together at most; where they do not fit, tests fail one by one and say little.
+ROOM_KIB = 4194304
 test: lint  ## lint and all tests but the slow ones
+	@test "$$(df -Pk "$${TMPDIR:-/tmp}" | awk 'NR == 2 {print $$4}')" -ge $(ROOM_KIB) || { \
+		echo "less than 4 GiB are free in $${TMPDIR:-/tmp} for the disks of the tests: make room, or set TMPDIR" >&2; exit 1; }
 	$(QUICK) tests/cluster
 	$(QUICK) --ignore=tests/cluster
 
