@@ -9,7 +9,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 SOURCES = p2pfs tests setup.py bin/p2pfs-node bin/p2pfs-cli kit
 
-.PHONY: help venv demo test test-slow bench bench-peers bench-dedup bench-scale soak fuzz chaos kills lowest audit-deps lint format reference clean
+.PHONY: help venv demo test test-slow properties bench bench-peers bench-dedup bench-scale soak fuzz chaos kills lowest audit-deps lint format reference clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ test: lint  ## lint and all tests but the slow ones
 
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/pytest -q -m slow
+
+properties: $(READY)  ## the property tests with other examples than make test has, and more of them
+	$(BIN)/pytest -q -m 'hypothesis and not slow' --hypothesis-profile=seek --numprocesses=2
 
 # ARGS: make bench ARGS='--runs=3 one three'; --help lists the rows, some of which are slow and only run when named
 bench: $(READY)  ## one table of figures, each beside the wanted one and a reference of this machine
