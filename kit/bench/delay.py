@@ -6,6 +6,8 @@ the last takes it over two.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from kit.bench.bench import Bench, cli, far_cluster
@@ -13,7 +15,7 @@ from kit.bench.machine import random_file
 from kit.bench.plain import plain_s
 from kit.bench.table import Row, Series, bytes_of_work
 from kit.cluster import Cluster
-from kit.delayed import Delayed
+from kit.network import Network
 from kit.processes import MIB
 from p2pfs.core.window import LEAST, MOST
 
@@ -40,7 +42,7 @@ def _at(bench: Bench, round_trip_ms: int) -> None:
     get = Series(f"{round_trip_ms} ms: get where none is", work, "one TCP stream")
     plain: dict[tuple[int, str], list[float]] = {}
     for _ in range(bench.runs):
-        with bench.place() as place, Delayed(3, round_trip_ms / 1000) as links:
+        with bench.place() as place, distances(round_trip_ms / 1000) as links:
             bench.warm()
             file = random_file(place / "data.bin", size)
             for connections, waits in PLAIN:
@@ -60,7 +62,16 @@ def _at(bench: Bench, round_trip_ms: int) -> None:
         bench.add(Row(what, work.unit, [work.amount / seconds for seconds in times]))
 
 
-def far(place: Path, links: Delayed) -> Cluster:
+@contextlib.contextmanager
+def distances(round_trip_s: float) -> Iterator[Network]:
+    """Three namespaces as far from each other as that."""
+    with Network(3) as links, contextlib.ExitStack() as stack:
+        for number in range(3):
+            stack.enter_context(links.slow(number, round_trip_s / 2))
+        yield links
+
+
+def far(place: Path, links: Network) -> Cluster:
     """A cluster as `far_cluster` has it, each node in a namespace of its own."""
     cluster = far_cluster(place)
     for number, node in enumerate(cluster):

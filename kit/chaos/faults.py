@@ -92,8 +92,8 @@ class Faults:
         lacking = {}
         if not world.has_netns:
             lacking = dict.fromkeys(("split", "oneway", "slow"), "network namespaces")
-        elif not world.has_netem:
-            lacking = {"slow": "the kernel's netem"}
+        elif not world.has_detours:
+            lacking = {"slow": "/dev/net/tun and policy routing"}
         for kind in kinds:
             if kind in lacking:
                 world.remarks.append(f"{kind} is left out: it needs {lacking[kind]}")
@@ -129,8 +129,7 @@ class Faults:
         pairs = [(a, b) for a in nodes for b in others]
         with contextlib.ExitStack() as stack:
             for a, b in [*pairs, *((b, a) for a, b in pairs)]:
-                self._world.cut(a, b)
-                stack.callback(self._world.mend, a, b)
+                stack.enter_context(self._world.cut(a, b))
             self._hold(step)
 
     def _one_way(self, nodes: list[Node], step: Step) -> None:
@@ -139,15 +138,13 @@ class Faults:
         with contextlib.ExitStack() as stack:
             for node in nodes:
                 for other in others if step.dice < 0.5 else others[:1]:
-                    self._world.cut(node, other)
-                    stack.callback(self._world.mend, node, other)
+                    stack.enter_context(self._world.cut(node, other))
             self._hold(step)
 
     def _slow(self, nodes: list[Node], step: Step) -> None:
         with contextlib.ExitStack() as stack:
             for node in nodes:
-                self._world.shape(node, f"{5 + 150 * step.dice:.0f}ms", f"{8 * step.dice:.1f}%")
-                stack.callback(self._world.unshape, node)
+                stack.enter_context(self._world.slow(node, 0.005 + 0.15 * step.dice, 0.08 * step.dice))
             self._hold(step)
 
     def _full(self, nodes: list[Node], step: Step) -> None:

@@ -11,21 +11,19 @@ import contextlib
 import os
 import shutil
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from kit.cluster import Cluster, Node
+from kit.network import Network
 from kit.processes import run
 
 DISK_BYTES = 3 << 30
 """Limit of each node's own disk, where it has one: memory, as far as it is filled."""
 SETTLED_S = 4.0
 """So long after a fault, what was missed meanwhile is known to all."""
-NOWHERE = "02:00:00:00:00:01"
-"""A hardware address that nobody has: what is sent there is lost silently, as behind a firewall."""
 
 CLOCK_SHIM = """
 import mmap, os, struct, time
@@ -55,26 +53,33 @@ class World:
         self._guard = threading.Lock()
         self._hurt = dict.fromkeys((node.name for node in self.nodes), 0)
         self._last_hurt = -SETTLED_S
-        self._tag = f"{os.getpid() % 1_000_000:06}"
+        self._network = Network(size)
         self.has_netns = use_netns is not False and self._may_netns(use_netns is True)
         self.has_disks = self.has_netns
-        self.has_netem = self.has_netns
+        self.has_detours = self.has_netns and self._may_detour()
         for node in self.nodes:
             self._prepare(node)
 
     def _may_netns(self, insists: bool) -> bool:
-        probe = f"chaos-{self._tag}-probe"
         try:
             if os.getuid():
                 raise RuntimeError("not root")
-            run("ip", "netns", "add", probe)
-            run("ip", "netns", "del", probe)
+            with Network(1):
+                pass
         except (OSError, RuntimeError) as error:
             if insists:
                 raise RuntimeError(f"no network namespaces: {error}") from error
             self.remarks.append(f"no network namespaces ({error}): all on loopback, without disks of their own")
             return False
         return True
+
+    def _may_detour(self) -> bool:
+        try:
+            with Network(1) as network, network.slow(0, 0.0):
+                return True
+        except (OSError, RuntimeError) as error:
+            self.remarks.append(f"no delay and loss: {error}")
+            return False
 
     def _prepare(self, node: Node) -> None:
         shim, clock = self.folder / "shim", self.clock_file(node)
@@ -86,34 +91,17 @@ class World:
         node.config = self.folder / f"{node.name}.ini"
         self.set_max_size(node, 0)
         if self.has_netns:
-            node.address = f"{self.ip(node)}:4801"
+            node.address = f"{self._network.ip(self.number(node))}:4801"
             node.options["node.listen"] = node.address
-            node.prefix = ["ip", "netns", "exec", self.netns(node)]
+            node.prefix = self._network.inside(self.number(node))
             if node is not self.nodes[0]:
                 node.options["cluster.seeds"] = self.nodes[0].address
 
     # --- names ---------------------------------------------------------------------------------------
 
     def number(self, node: Node) -> int:
-        """1 for the first node."""
-        return self.nodes.index(node) + 1
-
-    def ip(self, node: Node) -> str:
-        """The node's address in the namespaces."""
-        return f"10.77.0.{self.number(node)}"
-
-    def netns(self, node: Node) -> str:
-        """The name of its namespace."""
-        return f"chaos-{self._tag}-{self.number(node)}"
-
-    def veth(self, node: Node) -> str:
-        """The bridge's end of its cable."""
-        return f"ch{self._tag}-{self.number(node)}"
-
-    @property
-    def bridge(self) -> str:
-        """What joins all cables."""
-        return f"ch{self._tag}-br"
+        """0 for the first node, as in the network."""
+        return self.nodes.index(node)
 
     def clock_file(self, node: Node) -> Path:
         """Holds the seconds that its clock is ahead."""
@@ -162,7 +150,7 @@ class World:
     def __enter__(self) -> World:
         try:
             if self.has_netns:
-                self._cable()
+                self._network.make()
             for node in self.nodes if self.has_disks else []:
                 node.data_dir.mkdir(parents=True)
                 run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "p2pfs-chaos", str(node.data_dir))
@@ -171,24 +159,6 @@ class World:
             self.close()
             raise
         return self
-
-    def _cable(self) -> None:
-        run("ip", "link", "add", self.bridge, "type", "bridge")
-        run("ip", "link", "set", self.bridge, "up")
-        for node in self.nodes:
-            netns, veth = self.netns(node), self.veth(node)
-            run("ip", "netns", "add", netns)
-            run("ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", netns)
-            run("ip", "link", "set", veth, "master", self.bridge, "up")
-            run("ip", "-n", netns, "addr", "add", f"{self.ip(node)}/24", "dev", "eth0")
-            run("ip", "-n", netns, "link", "set", "lo", "up")
-            run("ip", "-n", netns, "link", "set", "eth0", "up")
-        try:
-            self.shape(self.nodes[0], "1ms", "0%")
-            self.unshape(self.nodes[0])
-        except RuntimeError as error:
-            self.has_netem = False
-            self.remarks.append(f"no delay and loss: {str(error).partition(': ')[2]}")
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -199,11 +169,8 @@ class World:
         for node in self.nodes:
             if self.has_disks and os.path.ismount(node.data_dir):
                 run("umount", "--lazy", str(node.data_dir))
-            for command in (["ip", "netns", "del", self.netns(node)], ["ip", "link", "del", self.veth(node)]):
-                if self.has_netns:
-                    subprocess.run(command, capture_output=True, check=False, timeout=30)
         if self.has_netns:
-            subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False, timeout=30)
+            self._network.close()
 
     def save_evidence(self) -> None:
         """Kill the nodes, and copy from disks that are about to go what tells what happened; logs stay anyway."""
@@ -219,20 +186,10 @@ class World:
 
     # --- cables --------------------------------------------------------------------------------------
 
-    def cut(self, sender: Node, receiver: Node) -> None:
-        """What the one sends to the other is lost from now on; the other direction stays."""
-        run("ip", "-n", self.netns(sender), "neigh", "replace", self.ip(receiver), "lladdr", NOWHERE, "dev", "eth0",
-            "nud", "permanent")
+    def cut(self, sender: Node, receiver: Node) -> contextlib.AbstractContextManager[None]:
+        """What the one sends to the other is lost meanwhile; the other direction stays."""
+        return self._network.cut(self.number(sender), self.number(receiver))
 
-    def mend(self, sender: Node, receiver: Node) -> None:
-        """Undo `cut`."""
-        run("ip", "-n", self.netns(sender), "neigh", "del", self.ip(receiver), "dev", "eth0")
-
-    def shape(self, node: Node, delay: str, loss: str) -> None:
-        """Delay and lose some of what the node sends."""
-        run("tc", "-n", self.netns(node), "qdisc", "replace", "dev", "eth0", "root", "netem", "delay", delay,
-            "loss", loss)
-
-    def unshape(self, node: Node) -> None:
-        """Undo `shape`."""
-        run("tc", "-n", self.netns(node), "qdisc", "del", "dev", "eth0", "root")
+    def slow(self, node: Node, delay_s: float, loss: float) -> contextlib.AbstractContextManager[None]:
+        """Delay and lose some of what the node sends meanwhile; `loss` is a share, 0 to 1."""
+        return self._network.slow(self.number(node), delay_s, loss)

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from kit.bench.__main__ import main
-from kit.bench.delay import PORT, far
+from kit.bench.delay import PORT, distances, far
 from kit.cluster import Node
-from kit.delayed import Delayed
 from kit.processes import MIB
 from p2pfs.core.window import LEAST
 from p2pfs.node.peer import LANES
@@ -40,7 +39,7 @@ def connections(node: Node, address: str) -> int:
 def test_a_far_member_gets_more_blocks_at_once(tmp_path: Path) -> None:
     file = tmp_path / "data.bin"
     file.write_bytes(random.randbytes(FILE_MIB * MIB))
-    with Delayed(3, ROUND_TRIP_S) as links, far(tmp_path, links) as cluster:
+    with distances(ROUND_TRIP_S) as links, far(tmp_path, links) as cluster:
         delays_ms = [row["rtt_ms"] for row in cluster[0].json("peers") if row["rtt_ms"] is not None]
         assert min(delays_ms) >= 1000 * ROUND_TRIP_S
         cluster[0].cli("store", str(file))
