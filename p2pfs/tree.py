@@ -48,7 +48,7 @@ class Event(NamedTuple):
     """Of a symbolic link."""
 
 
-def scan(path: str | bytes | os.PathLike[str], follow_root_symlink: bool = True) -> Iterator[Event]:
+def scan(path: str | bytes | os.PathLike[str]) -> Iterator[Event]:
     """A file, symbolic link or directory and all that is in it, names sorted as bytes, one directory in memory a level.
 
     Raises NotFound when the path is not there, Refused for what cannot be read or is neither file, directory nor
@@ -58,12 +58,12 @@ def scan(path: str | bytes | os.PathLike[str], follow_root_symlink: bool = True)
     if not given or b"\0" in given:
         raise errors.UsageError(f"{show(given)} is no path")
     name = os.path.basename(os.path.abspath(given))
-    top = os.path.realpath(given) if follow_root_symlink else given
-    if follow_root_symlink and not os.path.exists(top) and os.path.exists(given):
+    top = os.path.realpath(given)
+    if not os.path.exists(top) and os.path.exists(given):
         top = given  # /dev/fd/63, which a shell makes of <(...): what it leads to has no name
     # One iterator of names a level; its path and name for the "leave".
     stack: list[tuple[Iterator[bytes], bytes, bytes]] = []
-    event = _look(name, top, os.stat if follow_root_symlink else os.lstat)
+    event = _look(name, top, os.stat)
     while True:
         yield event
         if event.kind == "enter":
