@@ -10,13 +10,13 @@ from typing import IO, Any, NamedTuple
 
 from p2pfs import errors
 from p2pfs.client import sending
-from p2pfs.client.answers import Stored
+from p2pfs.client.answers import OnProgress, Stored
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.ordered import Job, in_order
 from p2pfs.client.parsing import parse
 from p2pfs.client.secrets import Secrets
-from p2pfs.client.sending import OnProgress, Outgoing
+from p2pfs.client.sending import Outgoing
 from p2pfs.core.cid import CID
 from p2pfs.core.directory import show
 from p2pfs.crypt import index, keys, segments

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 from p2pfs import errors
-from p2pfs.client.answers import Imported, Progress, Stored
+from p2pfs.client.answers import Imported, OnProgress, Progress, Stored
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.files import local_errors
@@ -34,8 +34,6 @@ SMALL_BYTES = wire.MAX_SMALL
 """Files of a directory up to this size travel as records: cheaper than passing and opening a descriptor for each."""
 GATHER_BYTES = 64 * 1024
 """So many bytes of small records leave at once."""
-
-OnProgress = Callable[[Progress], None]
 
 
 class Outgoing:
