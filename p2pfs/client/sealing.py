@@ -14,9 +14,9 @@ from p2pfs.client.answers import OnProgress, Stored
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.ordered import Job, in_order
+from p2pfs.client.outgoing import Outgoing, outgoing
 from p2pfs.client.parsing import parse
 from p2pfs.client.secrets import Secrets
-from p2pfs.client.sending import Outgoing
 from p2pfs.core.cid import CID
 from p2pfs.core.directory import show
 from p2pfs.crypt import index, keys, segments
@@ -65,12 +65,12 @@ def store(
     secret = secrets.key_file() if kind == "convergent" else None
     options = {**options, "name": options["name"] or "", "chunker": options["chunker"] or CHUNKER}
     if not isinstance(source, (str, os.PathLike)):
-        with sending.outgoing(calls, "STORE", options, deadline, progress) as out:
+        with outgoing(calls, "STORE", options, deadline, progress) as out:
             return _stored(out, Sealer(out, secret).open_file(source, root))
     events = scan(os.fspath(source))
     first = next(events)
     size = sending.size_below(os.fspath(source)) if progress is not None else None
-    with sending.outgoing(calls, "STORE", options, deadline, progress) as out:
+    with outgoing(calls, "STORE", options, deadline, progress) as out:
         out.size = size
         sealer = Sealer(out, secret)
         return _stored(out, sealer.path(first.path, root) if first.kind == "file" else sealer.tree(events, root))
