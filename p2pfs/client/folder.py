@@ -23,9 +23,9 @@ from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.getting import fetch_into, link_text, read_into
 from p2pfs.client.parsing import parse, parse_line
+from p2pfs.client.tree_writer import TreeWriter
 from p2pfs.core import batches, wire
 from p2pfs.core.cid import CID, RAW
-from p2pfs.tree import TreeWriter
 
 if TYPE_CHECKING:
     from p2pfs.crypt.index import Row
