@@ -17,7 +17,7 @@ from p2pfs.client.ordered import Job, in_order
 from p2pfs.client.outgoing import Outgoing, outgoing
 from p2pfs.client.parsing import parse
 from p2pfs.client.secrets import Secrets
-from p2pfs.core.cid import CID
+from p2pfs.core.cid import CID, RAW
 from p2pfs.core.directory import show
 from p2pfs.crypt import index, keys, segments
 from p2pfs.crypt.index import Row
@@ -53,7 +53,7 @@ def new_root(secrets: Secrets, kind: str) -> Root:
         return Root(os.urandom(KEY_BYTES))
     salt, log_n = os.urandom(keys.ROOT_SALT_BYTES), keys.SCRYPT_LOG_N if kind == "passphrase" else 0
     # Any CID does: the key is known before the content's name is.
-    return Root(secrets.root_key(Link(CID(0x55, b""), (), kind, salt, log_n)), kind, salt, log_n)
+    return Root(secrets.root_key(Link(CID(RAW, b""), (), kind, salt, log_n)), kind, salt, log_n)
 
 
 def store(
