@@ -99,7 +99,6 @@ class Output:
         finally:
             bar.close()
 
-
     @contextlib.contextmanager
     def steps(self, step_of: Callable[[Told], Step]) -> Iterator[Callable[[Told], None] | None]:
         """A callback that draws what the node tells, a bar for each label in turn; None when nobody watches."""
