@@ -254,10 +254,6 @@ class DiskStore:
 
     # --- figures -------------------------------------------------------------------------------------
 
-    def quarantined(self) -> int:
-        """See `BlockStore.quarantined`."""
-        return self._quarantine.count()
-
     def usage(self) -> Usage:
         """See `BlockStore.usage`."""
         return self._space.usage()
@@ -284,6 +280,10 @@ class DiskStore:
             found = _look(self._path(block))
             if found and stat.S_ISREG(found.st_mode):
                 yield found.st_size
+
+    def quarantined(self) -> int:
+        """See `BlockStore.quarantined`."""
+        return self._quarantine.count()
 
     def close(self) -> None:
         """See `BlockStore.close`. Keeps the figures, so that the next start knows them."""
