@@ -249,15 +249,6 @@ def race(
     unfinished = 0
     end = time.monotonic() + total_s
 
-    def attempt(runner: Callable[[], T]) -> None:
-        try:
-            results.put((True, runner()))
-        except errors.P2pfsError as error:
-            results.put((False, error))
-        except Exception as error:
-            log.exception("%s failed", name)
-            results.put((False, errors.InternalError(f"{name}: {error!r}")))
-
     def start() -> bool:
         nonlocal unfinished
         try:
@@ -266,7 +257,7 @@ def race(
             return False
         if runner is None:
             return True
-        running.append(group.spawn(name, attempt, runner))
+        running.append(group.spawn(name, _attempt, name, runner, results))
         unfinished += 1
         return True
 
@@ -289,6 +280,16 @@ def race(
         raise failed
     finally:
         end_all(running)
+
+
+def _attempt(name: str, runner: Callable[[], T], results: gevent.queue.Queue[tuple[bool, Any]]) -> None:
+    try:
+        results.put((True, runner()))
+    except errors.P2pfsError as error:
+        results.put((False, error))
+    except Exception as error:
+        log.exception("%s failed", name)
+        results.put((False, errors.InternalError(f"{name}: {error!r}")))
 
 
 def on_signal(number: int, fn: Callable[[], None]) -> None:

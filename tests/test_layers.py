@@ -41,7 +41,7 @@ LAYERS = {
     "store": Layer(LEAVES | {"core", "store"}, "store is blocking disk code: it knows neither net nor node nor green"),
     "net": Layer(LEAVES | {"core", "net"}, "net is blocking socket code: it knows neither store nor node nor green"),
     "green": Layer({"errors", "metrics"}, "green is the seam to gevent and knows nothing of what runs on it"),
-    "tree": Layer(LEAVES | {"core"}, "tree turns local files into blocks, with or without a node"),
+    "tree": Layer(LEAVES | {"core"}, "tree walks local files, with or without a node"),
     "identify": Layer(LEAVES | {"core", "tree"}, "identify needs no node"),
     "crypt": Layer({"errors", "core", "crypt"}, "crypt is formats and keys for the client: nodes see neither"),
     "node": Layer(LEAVES | {"core", "store", "net", "green", "node", "tree"}, "nothing imports the tops"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from kit.scale.measure import MIB, Row, Span
-from p2pfs.core import placement, wire
+from p2pfs.core import wire
 from p2pfs.core.member import news_to_wire
 from p2pfs.core.placement import SHARDS, Candidate, Placement
 from tests.sim.world import Node, Reply, World
@@ -75,7 +75,7 @@ def orders(members: int) -> Iterator[Row]:
     """The order of all members for each shard."""
     candidates = [Candidate(f"{number:052}", 1.0, "") for number in range(members)]
     with Span() as span:
-        placement.order(0, candidates)
+        Placement(candidates).order(0)
     yield Row("placement: the first order, all members new", members, 1000 * span.cpu_s, "ms CPU",
               f"memory {span.memory_bytes / MIB:+.1f} MiB")
     with Span() as span:

@@ -38,7 +38,6 @@ class Output:
 
     def __init__(self, is_json: bool, is_quiet: bool) -> None:
         self.is_json = is_json
-        self._is_quiet = is_quiet
         self._is_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._is_watched = sys.stderr.isatty() and not is_quiet
         for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -98,7 +97,6 @@ class Output:
             yield bar.show
         finally:
             bar.close()
-
 
     @contextlib.contextmanager
     def steps(self, step_of: Callable[[Told], Step]) -> Iterator[Callable[[Told], None] | None]:

@@ -5,6 +5,7 @@ What it answers about its own upkeep is in `reports`; how they are checked, in `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from p2pfs.core.cid import CID
@@ -17,6 +18,9 @@ class Progress(NamedTuple):
     """Bytes of content handled so far."""
     size: int | None
     """Bytes in all; None when nobody can know (a pipe)."""
+
+
+OnProgress = Callable[[Progress], None]
 
 
 class Stored(NamedTuple):

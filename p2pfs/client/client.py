@@ -13,10 +13,10 @@ from p2pfs.client.answers import (
     Entry,
     Explanation,
     Imported,
+    OnProgress,
     Peer,
     PinRow,
     Placement,
-    Progress,
     ReadEnd,
     Removed,
     Repinned,
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from p2pfs.client.sealed import Sealed
 
 Ref = str | CID
-OnProgress = Callable[[Progress], None]
 BUFFER_BYTES = 128 * 1024
 
 

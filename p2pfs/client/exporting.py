@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import IO
 
 from p2pfs import errors
 from p2pfs.client import files
-from p2pfs.client.answers import ExportEnd, Progress
+from p2pfs.client.answers import ExportEnd, OnProgress, Progress
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
-
-OnProgress = Callable[[Progress], None]
 
 
 def export_car(

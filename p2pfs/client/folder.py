@@ -13,19 +13,19 @@ import queue
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from p2pfs import errors
 from p2pfs.client import files
-from p2pfs.client.answers import Entry, Progress, Stat
+from p2pfs.client.answers import Entry, OnProgress, Progress, Stat
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.getting import fetch_into, link_text, read_into
 from p2pfs.client.parsing import parse, parse_line
+from p2pfs.client.tree_writer import TreeWriter
 from p2pfs.core import batches, wire
 from p2pfs.core.cid import CID, RAW
-from p2pfs.tree import TreeWriter
 
 if TYPE_CHECKING:
     from p2pfs.crypt.index import Row
@@ -40,8 +40,6 @@ SPOOL_BYTES = 256 * 1024
 """A listing up to this size is kept in memory, a longer one in a file; there is one for each level of folders."""
 JOIN_S = 5.0
 TREE = "tree"
-
-OnProgress = Callable[[Progress], None]
 
 
 def get_directory(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from p2pfs import errors
 from p2pfs.client import files
-from p2pfs.client.answers import FetchEnd, Progress, ReadEnd, Stat
+from p2pfs.client.answers import FetchEnd, OnProgress, Progress, ReadEnd, Stat
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.parsing import parse
 from p2pfs.core import wire
 from p2pfs.core.cid import CID
-
-OnProgress = Callable[[Progress], None]
 
 
 def get(

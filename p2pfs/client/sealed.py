@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from p2pfs import errors
 from p2pfs.client import files, getting, unsealing
-from p2pfs.client.answers import Entry, Stat
+from p2pfs.client.answers import Entry, OnProgress, Stat
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.parsing import parse
 from p2pfs.client.secrets import Secrets
-from p2pfs.client.sending import OnProgress
 from p2pfs.client.unsealing import SealedFile
 from p2pfs.crypt import index
 from p2pfs.crypt.index import Row
@@ -155,5 +154,3 @@ class Sealed:
         if self.link.path:
             index.find(rows, self.link.path)
         return index.inside(rows)
-
-

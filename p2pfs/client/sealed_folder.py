@@ -6,16 +6,15 @@ import os
 
 from p2pfs import errors
 from p2pfs.client import files, unsealing
-from p2pfs.client.answers import Entry
+from p2pfs.client.answers import Entry, OnProgress
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.folder import FolderGet, Job
 from p2pfs.client.parsing import parse_line
-from p2pfs.client.sending import OnProgress
+from p2pfs.client.tree_writer import TreeWriter
 from p2pfs.core.cid import CID
 from p2pfs.crypt import index
 from p2pfs.crypt.index import GROUP, Row
-from p2pfs.tree import TreeWriter
 
 
 class SealedFolderGet(FolderGet):

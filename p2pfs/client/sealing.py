@@ -10,14 +10,14 @@ from typing import IO, Any, NamedTuple
 
 from p2pfs import errors
 from p2pfs.client import sending
-from p2pfs.client.answers import Stored
+from p2pfs.client.answers import OnProgress, Stored
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.ordered import Job, in_order
+from p2pfs.client.outgoing import Outgoing, outgoing
 from p2pfs.client.parsing import parse
 from p2pfs.client.secrets import Secrets
-from p2pfs.client.sending import OnProgress, Outgoing
-from p2pfs.core.cid import CID
+from p2pfs.core.cid import CID, RAW
 from p2pfs.core.directory import show
 from p2pfs.crypt import index, keys, segments
 from p2pfs.crypt.index import Row
@@ -53,7 +53,7 @@ def new_root(secrets: Secrets, kind: str) -> Root:
         return Root(os.urandom(KEY_BYTES))
     salt, log_n = os.urandom(keys.ROOT_SALT_BYTES), keys.SCRYPT_LOG_N if kind == "passphrase" else 0
     # Any CID does: the key is known before the content's name is.
-    return Root(secrets.root_key(Link(CID(0x55, b""), (), kind, salt, log_n)), kind, salt, log_n)
+    return Root(secrets.root_key(Link(CID(RAW, b""), (), kind, salt, log_n)), kind, salt, log_n)
 
 
 def store(
@@ -65,12 +65,12 @@ def store(
     secret = secrets.key_file() if kind == "convergent" else None
     options = {**options, "name": options["name"] or "", "chunker": options["chunker"] or CHUNKER}
     if not isinstance(source, (str, os.PathLike)):
-        with sending.outgoing(calls, "STORE", options, deadline, progress) as out:
+        with outgoing(calls, "STORE", options, deadline, progress) as out:
             return _stored(out, Sealer(out, secret).open_file(source, root))
     events = scan(os.fspath(source))
     first = next(events)
     size = sending.size_below(os.fspath(source)) if progress is not None else None
-    with sending.outgoing(calls, "STORE", options, deadline, progress) as out:
+    with outgoing(calls, "STORE", options, deadline, progress) as out:
         out.size = size
         sealer = Sealer(out, secret)
         return _stored(out, sealer.path(first.path, root) if first.kind == "file" else sealer.tree(events, root))

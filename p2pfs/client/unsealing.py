@@ -10,11 +10,10 @@ from functools import partial
 from typing import NamedTuple
 
 from p2pfs import errors
-from p2pfs.client.answers import Progress, ReadEnd
+from p2pfs.client.answers import OnProgress, Progress, ReadEnd
 from p2pfs.client.calls import Answers, Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.ordered import THREADS, Job, in_order
-from p2pfs.client.sending import OnProgress
 from p2pfs.core.cid import CID
 from p2pfs.crypt import index, segments
 from p2pfs.crypt.index import Row

@@ -14,6 +14,9 @@ MAX_STAMP = 2**63 - 1
 """Until the year 6429; larger ones do not fit SQLite's integers."""
 MAX_AHEAD_MS = 24 * 3600 * 1000
 """Of a stamp before our wall clock. More is a broken clock, which would win every dispute until that time comes."""
+MAX_FOLLOW_MS = 23 * 3600 * 1000
+"""How far ahead of our wall clock a stamp takes ours with it. Less than MAX_AHEAD_MS, so that what is stamped here
+after such a record is taken by a node whose clock is up to an hour behind ours."""
 
 
 def stamp_of(ms: int) -> int:
@@ -24,11 +27,6 @@ def stamp_of(ms: int) -> int:
 def ms_of(stamp: int) -> int:
     """The millisecond of a stamp."""
     return stamp >> COUNTER_BITS
-
-
-MAX_FOLLOW_MS = 23 * 3600 * 1000
-"""How far ahead of our wall clock a stamp takes ours with it. Less than MAX_AHEAD_MS, so that what is stamped here
-after such a record is taken by a node whose clock is up to an hour behind ours."""
 
 
 class Clock:

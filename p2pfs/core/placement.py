@@ -85,7 +85,6 @@ class Placement:
         self._owning = [index for index, candidate in enumerate(self.candidates) if candidate.weight > 0]
         self._idle = [index for index, candidate in enumerate(self.candidates) if candidate.weight == 0]
         self._orders: list[array[int] | None] = [None] * SHARDS
-        self._shards: dict[tuple[str, int], frozenset[int]] = {}
 
     def _order(self, shard: int) -> array[int]:
         found = self._orders[shard]
@@ -122,25 +121,3 @@ class Placement:
     def owners(self, shard: int, n: int) -> tuple[str, ...]:
         """The first n of the order that may own anything; fewer when there are fewer."""
         return tuple(self._ids[index] for index in self._order(shard)[: min(n, len(self._owning))])
-
-    def rank(self, shard: int, id: str) -> int:
-        """The member's place in the order. Raises KeyError for an id that is no candidate."""
-        for rank, index in enumerate(self._order(shard)):
-            if self._ids[index] == id:
-                return rank
-        raise KeyError(id)
-
-    def shards_of(self, id: str, n: int) -> frozenset[int]:
-        """The shards that a member owns when each has n owners; empty for an id that is no candidate."""
-        if id not in self._ids:
-            return frozenset()
-        found = self._shards.get((id, n))
-        if found is None:
-            found = frozenset(shard for shard in range(SHARDS) if id in self.owners(shard, n))
-            self._shards[id, n] = found
-        return found
-
-
-def order(shard: int, candidates: Iterable[Candidate]) -> list[str]:
-    """The order of all candidates for one shard; for more than a few shards, keep a `Placement`."""
-    return list(Placement(candidates).order(shard))

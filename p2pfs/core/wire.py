@@ -151,11 +151,6 @@ def format_line(verb: Verb, *args: Any, length: int | None = None) -> bytes:
     return line
 
 
-def format_request(name: str, *args: Any, length: int | None = None) -> bytes:
-    """The request line of a verb by its name."""
-    return format_line(VERBS[name], *args, length=length)
-
-
 def format_record(name: str, *args: Any, body: bytes | None = None) -> bytes:
     """A record as a whole, by its name."""
     return format_line(RECORDS[name], *args, length=None if body is None else len(body)) + (body or b"")

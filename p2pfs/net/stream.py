@@ -212,19 +212,21 @@ class Stream:
         size = len(line) + sum(map(len, bodies))
         pieces = _pieces(line, bodies) if size > COALESCE_BYTES else [b"".join((line, *bodies))]
         end = time.monotonic() + self.limits.taking_s + self.limits.whole_body_s(size)
-        send = self._sock.send
         try:
             self._sock.settimeout(self.limits.taking_s)
             for piece in pieces:
-                with memoryview(piece) as view:
-                    done, count = 0, len(view)
-                    # Not sendall: its deadline is one for all, so a peer that takes a byte a minute would pass.
-                    while done < count:
-                        done += send(view[done:] if done else view)
-                        if time.monotonic() > end:
-                            raise TimeoutError
+                self._send_all(piece, end)
         except (OSError, ValueError) as error:
             raise self._not_taken(error) from None
+
+    def _send_all(self, piece: bytes | memoryview, end: float) -> None:
+        # Not sendall: its deadline is one for all, so a peer that takes a byte a minute would pass.
+        with memoryview(piece) as view:
+            done, count = 0, len(view)
+            while done < count:
+                done += self._sock.send(view[done:] if done else view)
+                if time.monotonic() > end:
+                    raise TimeoutError
 
     def send_with_descriptors(self, line: bytes, fds: Sequence[int]) -> None:
         """Send a line with open files, over a unix socket. Raises DeadlinePassed, Unreachable."""

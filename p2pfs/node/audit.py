@@ -31,6 +31,7 @@ from p2pfs.node.repairing import Repair
 from p2pfs.node.standing import Standing
 from p2pfs.node.wanting import News, Wanting
 from p2pfs.store import ages
+from p2pfs.store.layout import TEMP
 
 BUFFERS = 5
 """Of 2 MiB, for the audit alone: one for walks, one for the search for hurt pins, the others for repair."""
@@ -60,7 +61,7 @@ class Audit:
             local, fetcher, placer, self._buffers, lambda: config().repair.rate,
             lambda live: cluster.limited(live.copies),
         )
-        temp = config().node.data_dir / "temp"
+        temp = config().node.data_dir / TEMP
         self._wanting = Wanting(local, fetcher, pinning, self._buffers, temp)
         self._standing = Standing(local, cluster, self.repair.backlog)
         self._collection = Collection(local, cluster, levelling)

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from p2pfs.core.audit import Live
 from p2pfs.core.multihash import Multihash, digest_of
+from p2pfs.store.inventory import BUCKETS
 
-PARTS = 256
+PARTS = BUCKETS
 """Of the digest space, by the first byte: the buckets of `store.inventory`."""
 MOST = 50_000
 """Blocks that are remembered one by one, about 15 MB; of more, only how many they are until those are done."""

@@ -1,8 +1,8 @@
 """The memory for blocks in flight: a fixed number of buffers, each of the size of the largest block.
 
-This is promise 5 of the design (memory is bounded by the configured window): whoever wants to hold a block takes a
-buffer first, and waits for one when all are taken. Three pools keep those apart who would otherwise wait for each
-other in a circle, or for somebody who takes his time (docs/decisions/005):
+So memory is bounded, whatever a node is asked for: whoever wants to hold a block takes a buffer first, and waits for
+one when all are taken. Three pools keep those apart who would otherwise wait for each other in a circle, or for
+somebody who takes his time (docs/decisions/005); the audit, the scrub and branches have a few buffers of their own:
 
 own    what this node does at its own pace; it may wait for peers while it holds a buffer
 serve  answering peers; it only ever waits for its own disk

@@ -61,7 +61,7 @@ class Haul:
 
 
 class Collection:
-    """One round over what a pass found unwanted."""
+    """What looks for reasons against collecting, and drops what a pass found unwanted."""
 
     def __init__(self, local: LocalStore, cluster: Cluster, levelling: Levelling) -> None:
         self._local = local

@@ -1,4 +1,4 @@
-"""One handler a verb. Which door a verb may come through is in its row of `core.wire.VERBS`; the server checks it."""
+"""One handler a verb. What rights a verb needs is in its row of `core.wire.VERBS`; the server checks them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
-from p2pfs.node import granting, joining_verbs, member_verbs, revoking, scrub_verb, storing, upkeep_verbs, user_verbs
+from p2pfs.node import granting, joining_verbs, member_verbs, storing, upkeep_verbs, user_verbs
 from p2pfs.node.services import Services
 
 Handler = Callable[[Services, Session, Line], None]
@@ -39,7 +39,7 @@ HANDLERS: dict[str, Handler] = {
     "RESTORE": user_verbs.restore,
     "IMPORT": storing.import_car,
     "EXPORT": user_verbs.export,
-    "SCRUB": scrub_verb.scrub,
+    "SCRUB": upkeep_verbs.scrub,
     "PEERS": user_verbs.peers,
     "STATUS": user_verbs.status,
     "METRICS": user_verbs.metrics_text,
@@ -47,7 +47,7 @@ HANDLERS: dict[str, Handler] = {
     "GC": upkeep_verbs.gc,
     "DRAIN": upkeep_verbs.drain,
     "FORGET": upkeep_verbs.forget,
-    "REVOKE": revoking.revoke,
+    "REVOKE": upkeep_verbs.revoke,
     "GRANT": granting.grant,
     "INVITE": joining_verbs.invite,
     "JOIN": joining_verbs.join,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from p2pfs import errors, green, metrics
-from p2pfs.core.multihash import Multihash, multihash
+from p2pfs.core.multihash import Multihash
 from p2pfs.node.batcher import Batcher
 from p2pfs.node.buffers import SMALL
 from p2pfs.store.base import BlockStore, Outcome, Usage
@@ -87,19 +87,10 @@ class LocalStore:
     def take(self, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]) -> Taken:
         """Hash a leaf that is in memory and keep it if it is ours: one job, or part of one."""
         if len(view) <= SMALL:
-            return self._take_small(view, hash_code, is_mine)
+            return take_leaf(self, view, hash_code, is_mine)  # to hash it takes microseconds: less than a job
         taken = self._disk.run(take_leaf, self.store, view, hash_code, is_mine)
         _count(taken.token, len(view))
         return taken
-
-    def _take_small(self, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]) -> Taken:
-        block = multihash(hash_code, view)  # microseconds: less than a job
-        if not is_mine(block):
-            return Taken(block, False, None, None)
-        try:
-            return Taken(block, True, self.put(block, view, is_verified=True), None)
-        except errors.NoSpace as refusal:
-            return Taken(block, False, None, refusal)
 
     def take_from(
         self, fd: int, offset: int, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]

@@ -36,6 +36,7 @@ from p2pfs.node.upkeep_verbs import DRAINING
 from p2pfs.store.catalog import ANEW, Catalog
 from p2pfs.store.disk import DiskStore
 from p2pfs.store.files import lock_data_dir, prepare_data_dir
+from p2pfs.store.layout import TEMP
 from p2pfs.store.revoked import load_revoked, save_revoked
 from p2pfs.store.roster import load_members, save_members
 from p2pfs.version import VERSION
@@ -155,7 +156,7 @@ class Node:
         pinning = Pinning(catalog, cluster, self._data_dir / "catalog.jsonl")
         levelling = Levelling(pinning, cluster, self._data_dir, config.repair.sync_interval)
         fetcher = Fetcher(local, cluster, own, self._copies)
-        placer = Placer(local, cluster, self._data_dir / "temp")
+        placer = Placer(local, cluster, self._data_dir / TEMP)
         return Services(
             config=config, caller=caller, identity=self.identity, started=started, local=local, own_buffers=own,
             serve_buffers=BufferPool("serve", config.node.buffers // 4), paced_buffers=paced, cluster=cluster,

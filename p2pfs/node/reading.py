@@ -296,4 +296,3 @@ class Reader:
     def close(self) -> None:
         """End what is still running."""
         self._group.close()
-

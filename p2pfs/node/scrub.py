@@ -18,10 +18,11 @@ from p2pfs.config import Config
 from p2pfs.core import scrubbing, wire
 from p2pfs.core.multihash import Multihash
 from p2pfs.core.pace import Pace
+from p2pfs.core.placement import SHARDS
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.local import LocalStore
 from p2pfs.store import verified
-from p2pfs.store.layout import SHARD_FOLDERS, SHARDS
+from p2pfs.store.layout import SHARD_FOLDERS
 
 log = logging.getLogger(__name__)
 

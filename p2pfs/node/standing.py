@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from p2pfs.core.audit import Live, Stand
 from p2pfs.core.health import Figures, total
 from p2pfs.core.multihash import Multihash
+from p2pfs.core.placement import SHARDS
 from p2pfs.node.backlog import NOTHING, PARTS, Amount, Backlog, part_of
 from p2pfs.node.cluster import Cluster
 from p2pfs.node.collecting import Haul
@@ -16,7 +17,6 @@ from p2pfs.node.local import LocalStore
 from p2pfs.node.pass_report import Report
 from p2pfs.store.comparing import Comparison, compare, compare_some
 from p2pfs.store.inventory import Inventory
-from p2pfs.store.layout import SHARDS
 
 AT_ONCE = 1024
 """Blocks about which the other members are asked together."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from p2pfs import errors
 from p2pfs.core import car, wire
-from p2pfs.core.cid import CID, DAG_PB
+from p2pfs.core.cid import CID, RAW
 from p2pfs.core.layout import Link
+from p2pfs.core.multihash import SHA2_256, code_of, digest_of
 from p2pfs.core.pins import MAX_COUNT, Pin, check_name
 from p2pfs.core.profile import profile
 from p2pfs.core.wire import Line
@@ -271,7 +272,7 @@ def _root(services: Services, ingest: Ingest, root: CID, options: dict[str, Any]
     if size > MAX_COUNT:
         raise errors.Malformed(f"{root} claims to hold {size} bytes, which nothing does")
     sha256 = None
-    if entry["type"] == "file" and root.codec != DAG_PB and root.multihash[0] == 0x12:
-        sha256 = root.multihash[2:].hex()
+    if entry["type"] == "file" and root.codec == RAW and code_of(root.multihash) == SHA2_256:
+        sha256 = digest_of(root.multihash).hex()
     pin = new_pin(services, Link(root, size, size), blocks, options, sha256)
     return pin, {"cid": str(root), "name": options.get("name", ""), **entry, "pinned": True}

@@ -1,4 +1,4 @@
-"""Handlers of the verbs that look after the cluster: HEALTH, AUDIT, GC, DRAIN, FORGET (docs/PROTOCOL.md)."""
+"""Handlers of the verbs for upkeep: HEALTH, AUDIT, SCRUB, GC, DRAIN, FORGET, REVOKE (docs/PROTOCOL.md)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from p2pfs import errors, green
 from p2pfs.core import wire
 from p2pfs.core.member import Member
+from p2pfs.core.revocation import ID, MAX_IDS
 from p2pfs.core.wire import Line
 from p2pfs.net.server import Session
 from p2pfs.node.backlog import NOTHING, Amount
@@ -18,6 +19,7 @@ from p2pfs.node.services import Services
 DRAINING = "draining"
 """Key in the catalog's notes: `yes` while this node gives its shards away, so that a restart goes on with it."""
 STEP_S = 0.2
+CHECK_S = 1.0
 
 
 def read_flags(body: bytes, *known: str) -> dict[str, bool]:
@@ -64,12 +66,12 @@ class Waiting(Work):
 
 def audit(services: Services, session: Session, line: Line) -> None:
     """AUDIT: a pass now; with `wait`, until what it found is mended as far as it can be."""
-    is_wanted_whole = read_flags(session.body(), "wait")["wait"]
+    is_waiting = read_flags(session.body(), "wait")["wait"]
     audit, repair = services.audit, services.audit.repair
     before = Amount(repair.fetched_blocks, repair.fetched_bytes)
     request = audit.run()
     report = audit.report
-    if is_wanted_whole:
+    if is_waiting:
         waiting = Waiting(services)
         with reporting(session, waiting.progress, waiting.fail):
             waiting.for_pass(request)
@@ -84,8 +86,25 @@ def audit(services: Services, session: Session, line: Line) -> None:
         report.fetched = Amount(repair.fetched_blocks - before.blocks, repair.fetched_bytes - before.bytes)
     figures = audit.figures
     session.reply(wire.dump_json(report.to_wire() | {
-        "missing_blocks": figures.missing_blocks, "missing_bytes": figures.missing_bytes, "is_done": is_wanted_whole,
+        "missing_blocks": figures.missing_blocks, "missing_bytes": figures.missing_bytes, "is_done": is_waiting,
     }))
+
+
+def scrub(services: Services, session: Session, line: Line) -> None:
+    """SCRUB: read and hash every block of this node now; only with `wait` is the answer what came of it.
+
+    A client that goes away does not end it.
+    """
+    is_waiting = wire.parse_json(session.body(), dict).get("wait", False)
+    if not isinstance(is_waiting, bool):
+        raise errors.UsageError(f"option 'wait' = {is_waiting!r}: give true or false")
+    run = services.scrub.run_now()
+    if is_waiting:
+        client = Work()
+        with reporting(session, run.progress, client.fail):
+            while not run.over.wait(CHECK_S):
+                client.check()
+    session.reply(wire.dump_json(run.result()))
 
 
 def gc(services: Services, session: Session, line: Line) -> None:
@@ -158,15 +177,49 @@ def forget(services: Services, session: Session, line: Line) -> None:
 
 def find_member(services: Services, text: str) -> Member:
     """The member of that id or name. Raises NotFound, UsageError when several have the name."""
-    members = services.cluster.members()
-    found = [it for it in members if it.id == text] or [it for it in members if it.name == text]
+    found = _called(services, text)
     if not found:
-        names = ", ".join(member.name for member in members)
+        names = ", ".join(member.name for member in services.cluster.members())
         raise errors.NotFound(f"no member is called {text[:80]!r}; there are: {names}")
     if len(found) > 1:
         dead = [member for member in found if member.state == "dead"]
         if len(dead) != 1:
-            ids = ", ".join(f"{member.id} ({member.state})" for member in found)
-            raise errors.UsageError(f"several members are called {text[:80]!r}; name one by its id: {ids}")
+            raise _several(text, found)
         found = dead
     return found[0]
+
+
+def _called(services: Services, text: str) -> list[Member]:
+    members = services.cluster.members()
+    return [it for it in members if it.id == text] or [it for it in members if it.name == text]
+
+
+def _several(text: str, found: list[Member]) -> errors.UsageError:
+    ids = ", ".join(f"{member.id} ({member.state})" for member in found)
+    return errors.UsageError(f"several members are called {text[:80]!r}; name one by its id: {ids}")
+
+
+def revoke(services: Services, session: Session, line: Line) -> None:
+    """REVOKE: in force here before the answer, and on each member that is not named in it."""
+    cluster = services.cluster
+    id, name = _who(services, line.args[0])
+    if id == cluster.id:
+        raise errors.Refused(f"{name} is this node itself; ask another node of the cluster to revoke it")
+    revoked = cluster.membership.revoked
+    if id not in revoked and len(revoked) >= MAX_IDS:
+        raise errors.Refused(f"{MAX_IDS} ids are revoked already; replace the cluster's secret (docs/OPERATIONS.md)")
+    untold = services.gossip.revoke(id)
+    session.reply(wire.dump_json({"id": id, "name": name, "untold": sorted(member.name for member in untold)}))
+
+
+def _who(services: Services, text: str) -> tuple[str, str]:
+    """Id and name of a member, or the id of anybody. Raises NotFound, UsageError when several have the name."""
+    found = _called(services, text)
+    if len(found) > 1:
+        raise _several(text, found)
+    if found:
+        return found[0].id, found[0].name
+    if ID.fullmatch(text):
+        return text, ""
+    names = ", ".join(member.name for member in services.cluster.members())
+    raise errors.NotFound(f"no member is called {text[:80]!r}, and it is no id; members: {names}")

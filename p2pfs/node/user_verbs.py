@@ -1,4 +1,4 @@
-"""Handlers of the verbs for users that read or change the catalog (docs/PROTOCOL.md section 5)."""
+"""Handlers of the verbs for users, but for those that bring content (`storing.py`) and that look after the cluster."""
 
 from __future__ import annotations
 

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 
 from p2pfs import errors, units
-from p2pfs.config import ROWS
+from p2pfs.config import ROWS, split_address
 from p2pfs.core.invitation import Token, parse_token
-from p2pfs.net.connection import split_address
 from p2pfs.setup.guest import ask
 from p2pfs.setup.site import LISTEN, Site
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from p2pfs.core.multihash import Multihash, shard_of
-from p2pfs.store.layout import SHARDS
+from p2pfs.core.placement import SHARDS
 
 
 class Changes:

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from p2pfs import errors
+from p2pfs.store import layout
 from p2pfs.store.room import keep_room, reserve_of
 
 SCHEMA = 1
@@ -116,7 +117,7 @@ def _run(db: sqlite3.Connection, script: str) -> None:
 
 def quarantine(path: Path) -> Path:
     """Move the database, with its log, out of the way; returns where it is now. Raises NoSpace."""
-    folder = path.parent / "quarantine"
+    folder = path.parent / layout.QUARANTINE
     try:
         folder.mkdir(exist_ok=True)
         number = 1

@@ -51,7 +51,7 @@ class DiskStore:
             is_new = not os.path.exists(self._blocks)
             folders.prepare(self._data_dir)
             self._space = Space(self._data_dir, max_size, reserve_free, is_new)
-            self._quarantine = Quarantine(self._data_dir, self._space)
+            self._quarantine = Quarantine(self._data_dir, self._space, self._changes)
             self._recount = Recount(self._space, self._changes, self._sizes)
             if not is_new and not self._space.usage().is_exact:
                 # After an unclean stop: a block may have got its name without its folder having been synced. From now
@@ -124,7 +124,7 @@ class DiskStore:
             if error.errno in _NOT_THE_FILES_FAULT:
                 raise disk_error(f"cannot read {path}", error) from error
             why = f"it cannot be read: {error.strerror}"
-        raise self._condemn(block, path, inode, why)
+        raise self._quarantine.condemn(block, path, inode, why)
 
     def iterate(self, shard: int) -> Iterator[Multihash]:
         """See `BlockStore.iterate`."""
@@ -252,32 +252,6 @@ class DiskStore:
         except OSError as error:
             raise disk_error(f"cannot remove {path}", error) from error
 
-    # --- bad copies ----------------------------------------------------------------------------------
-
-    def _condemn(self, block: Multihash, path: str, inode: int | None, why: str) -> errors.Corrupt:
-        """Quarantine the file that was read, unless a good one has taken its place; the error that says so."""
-        is_in_place = False
-        try:
-            with self._changes.of(block) as shard:
-                if inode is not None and os.stat(path).st_ino != inode:
-                    done = "it was replaced meanwhile"
-                else:
-                    done = f"moved to {self._quarantine.take(path, shard)}"
-        except OSError as error:
-            # What is absent may be the place that it was to go to.
-            if isinstance(error, ABSENT) and not os.path.lexists(path):
-                done = "it was removed meanwhile"
-            else:
-                is_in_place = True
-                done = f"it could not be moved to quarantine ({error.strerror}), move it out of the way by hand"
-        found = errors.Corrupt(f"block {path}: {why}; {done}")
-        found.is_in_place = is_in_place
-        return found
-
-    def quarantined(self) -> int:
-        """See `BlockStore.quarantined`."""
-        return self._quarantine.count()
-
     # --- figures -------------------------------------------------------------------------------------
 
     def usage(self) -> Usage:
@@ -306,6 +280,10 @@ class DiskStore:
             found = _look(self._path(block))
             if found and stat.S_ISREG(found.st_mode):
                 yield found.st_size
+
+    def quarantined(self) -> int:
+        """See `BlockStore.quarantined`."""
+        return self._quarantine.count()
 
     def close(self) -> None:
         """See `BlockStore.close`. Keeps the figures, so that the next start knows them."""

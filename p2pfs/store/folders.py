@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from p2pfs.store import layout, quarantine
+from p2pfs.store import layout
 from p2pfs.store.blockfile import make_folder
 from p2pfs.store.files import sync_folder
 
@@ -12,7 +12,7 @@ from p2pfs.store.files import sync_folder
 def prepare(data_dir: str) -> None:
     """Make those that are missing, durably, and remove blocks that were on their way in. Raises OSError."""
     blocks, temp = os.path.join(data_dir, layout.BLOCKS), os.path.join(data_dir, layout.TEMP)
-    for folder in (os.path.join(data_dir, quarantine.FOLDER), temp, blocks):
+    for folder in (os.path.join(data_dir, layout.QUARANTINE), temp, blocks):
         make_folder(folder)
     for name in layout.TEMP_FOLDERS:
         make_folder(os.path.join(temp, name))

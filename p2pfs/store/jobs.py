@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from p2pfs import errors
 from p2pfs.core.batches import weight
@@ -28,6 +28,13 @@ class Taken(NamedTuple):
     """Its age token when it is new here (`BlockStore.put`)."""
     refusal: errors.NoSpace | None
     """Why it should be on this disk and is not."""
+
+
+class Keeper(Protocol):
+    """What a leaf is kept by: a `BlockStore`, or a node's way to one."""
+
+    def put(self, block: Multihash, data: memoryview, is_verified: bool = False) -> int | None:
+        """See `BlockStore.put`."""
 
 
 def read_range(fd: int, offset: int, view: memoryview) -> None:
@@ -53,9 +60,7 @@ def write_range(fd: int, offset: int, view: memoryview) -> None:
         raise errors.NoSpace(f"cannot write the output file: {error.strerror}") from error
 
 
-def take_leaf(
-    store: BlockStore, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]
-) -> Taken:
+def take_leaf(store: Keeper, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]) -> Taken:
     """Hash a leaf; when it should be on this disk, make it durable."""
     block = multihash(hash_code, view)
     if not is_mine(block):

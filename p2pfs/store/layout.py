@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from p2pfs import errors
 from p2pfs.core.multihash import BLAKE3, SHA2_256, Multihash
+from p2pfs.core.placement import SHARDS
 
-SHARDS = 4096
 BLOCKS = "blocks"
 TEMP = "temp"
+QUARANTINE = "quarantine"
 TEMP_FOLDERS = tuple(f"{digit:x}" for digit in range(16))
 SHARD_FOLDERS = tuple(f"{shard:03x}" for shard in range(SHARDS))
 

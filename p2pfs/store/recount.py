@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
+from p2pfs.core.placement import SHARDS
 from p2pfs.store.changes import Changes
-from p2pfs.store.layout import SHARDS
 from p2pfs.store.space import Space
 
 

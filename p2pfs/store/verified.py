@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from p2pfs.core.placement import SHARDS
 from p2pfs.store import layout
 from p2pfs.store.files import FORMAT_FILE, write_atomically
 
@@ -54,7 +55,7 @@ def load(data_dir: str | os.PathLike[str]) -> Verified:
     born = 0
     with contextlib.suppress(OSError):
         born = max(0, int(os.stat(os.path.join(data_dir, FORMAT_FILE)).st_mtime))
-    return Verified((born,) * layout.SHARDS, born, problem)
+    return Verified((born,) * SHARDS, born, problem)
 
 
 def save(data_dir: str | os.PathLike[str], begun: Sequence[int], saved_at: int) -> None:
@@ -74,6 +75,6 @@ def _parse(data: bytes) -> Verified:
     if not mark or text + _checksum(text) != data:
         raise ValueError("its checksum does not fit")
     head, saved, *rows = text.splitlines()
-    if head != _HEAD or len(rows) != layout.SHARDS:
+    if head != _HEAD or len(rows) != SHARDS:
         raise ValueError(f"it begins with {head[:40]!r} and has {len(rows)} shards")
     return Verified(tuple(int(row.split()[1]) for row in rows), int(saved.split()[1]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfs.core.placement import SHARDS, Candidate, Placement, order
+from p2pfs.core.placement import SHARDS, Candidate, Placement
 
 
 def ids(count: int, seed: int = 0) -> list[str]:
@@ -106,7 +106,7 @@ def test_each_zone_once_before_any_zone_twice(sizes: list[int], shard: int, weig
     zones = [f"zone{zone}" for zone, size in enumerate(sizes) for _ in range(size)]
     candidates = [Candidate(f"m{index}", weights[index], zone) for index, zone in enumerate(zones)]
     zone_of = {candidate.id: candidate.zone for candidate in candidates}
-    ranked = [zone_of[id] for id in order(shard, candidates)]
+    ranked = [zone_of[id] for id in Placement(candidates).order(shard)]
     start = 0
     left = Counter(zones)
     while start < len(ranked):
@@ -120,7 +120,8 @@ def test_each_zone_once_before_any_zone_twice(sizes: list[int], shard: int, weig
 @settings(max_examples=30)
 def test_the_order_of_the_candidates_does_not_matter(permutation: list[int], shard: int) -> None:
     candidates = [Candidate(f"m{index}", 1.0 + index % 3, f"z{index % 4}") for index in range(9)]
-    assert order(shard, [candidates[index] for index in permutation]) == order(shard, candidates)
+    permuted = Placement(candidates[index] for index in permutation)
+    assert permuted.order(shard) == Placement(candidates).order(shard)
 
 
 def test_weight_zero_stands_last_and_owns_nothing() -> None:
@@ -128,22 +129,6 @@ def test_weight_zero_stands_last_and_owns_nothing() -> None:
     for shard in range(0, SHARDS, 97):
         assert set(placement.order(shard)[3:]) == {"idle", "lazy"}
         assert set(placement.owners(shard, 5)) == set(ids(3))
-        assert placement.rank(shard, "idle") >= 3
-    assert not placement.shards_of("idle", 5)
-
-
-def test_shards_of_is_the_inverse_of_owners() -> None:
-    placement = Placement(equal(5))
-    for id in ids(5):
-        assert placement.shards_of(id, 2) == {s for s in range(SHARDS) if id in placement.owners(s, 2)}
-    assert placement.shards_of("stranger", 2) == frozenset()
-
-
-def test_rank_is_the_place_in_the_order() -> None:
-    placement = Placement(equal(5))
-    assert [placement.rank(77, id) for id in placement.order(77)] == [0, 1, 2, 3, 4]
-    with pytest.raises(KeyError):
-        placement.rank(77, "stranger")
 
 
 def test_nobody_and_one() -> None:
@@ -165,9 +150,9 @@ def test_two_candidates_with_one_id_are_refused() -> None:
 def test_golden_orders() -> None:
     """A change here moves every block of every cluster: it needs a new protocol version."""
     letters = [Candidate(id, 1.0, "") for id in "abcde"]
-    assert ["".join(order(shard, letters)) for shard in (0, 1, 2, 1000, 4095)] == GOLDEN_PLAIN
+    assert ["".join(order) for order in map(Placement(letters).order, (0, 1, 2, 1000, 4095))] == GOLDEN_PLAIN
     mixed = [Candidate(*row) for row in zip("abcdef", (1, 2, 3, 1, 0, 5), "xxyyz ", strict=True)]
-    assert ["".join(order(shard, mixed)) for shard in (0, 1, 2, 1000, 4095)] == GOLDEN_MIXED
+    assert ["".join(order) for order in map(Placement(mixed).order, (0, 1, 2, 1000, 4095))] == GOLDEN_MIXED
     everything = "".join("".join(order) for order in map(Placement(letters).order, range(SHARDS)))
     assert hashlib.sha256(everything.encode()).hexdigest() == GOLDEN_DIGEST
 

@@ -134,12 +134,12 @@ def test_replies() -> None:
 
 def test_an_argument_that_is_too_long_is_a_usage_error() -> None:
     with pytest.raises(errors.UsageError, match="STAT"):
-        wire.format_request("STAT", "x" * wire.MAX_LINE)
+        wire.format_line(wire.VERBS["STAT"], "x" * wire.MAX_LINE)
 
 
 def test_half_a_character_is_a_usage_error() -> None:
     with pytest.raises(errors.UsageError, match="half of a character"):
-        wire.format_request("STAT", "\ud800")
+        wire.format_line(wire.VERBS["STAT"], "\ud800")
 
 
 @pytest.mark.parametrize("line", [b"STATUS\r\r\n", b"STATUS\n\n", b"STATUS\n\r\n", b"STATUS \r\n", b" STATUS\r\n"])

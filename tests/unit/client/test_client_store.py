@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from p2pfs import Client, errors
-from p2pfs.client import answers, sending
+from p2pfs.client import answers, outgoing, sending
 from p2pfs.client.deadline import Deadline
 from tests.unit.client.fake_node import FakeNode, Link, cid_of, data_of
 
@@ -79,7 +79,7 @@ def test_what_fails_in_a_callback_is_not_blamed_on_the_file(
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     # As if the node had told its progress before each record.
-    monkeypatch.setattr(sending.Outgoing, "_hear", lambda out: told(answers.Progress(0, None)))
+    monkeypatch.setattr(outgoing.Outgoing, "_hear", lambda out: told(answers.Progress(0, None)))
     with pytest.raises(BrokenPipeError):
         client.store("f", encrypt=encrypt, progress=told)
 
@@ -112,7 +112,7 @@ def test_a_file_object_is_streamed_in_parts(node: FakeNode, client: Client, size
 def test_a_pipe_is_streamed_as_it_comes_with_signs_of_life(
     node: FakeNode, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "ALIVE_S", 0.01)
+    monkeypatch.setattr(outgoing, "ALIVE_S", 0.01)
     read_end, write_end = os.pipe()
 
     def write() -> None:
@@ -169,21 +169,21 @@ def test_signs_of_life_go_out_however_much_the_node_says() -> None:
     ours, theirs = socket.socketpair()
     node = TalkativeNode(theirs)
     with ours, theirs, contextlib.closing(node):
-        out = sending.Outgoing(node, Deadline(None), "STORE", {}, None, True, node.clock)  # type: ignore[arg-type]
+        out = outgoing.Outgoing(node, Deadline(None), "STORE", {}, None, True, node.clock)  # type: ignore[arg-type]
         out.wait_readable(ours.fileno())
         assert [sent[1:] for sent in node.sent] == [("PART", b""), ("PART", b"")]
-        assert all(sent[0] - begin_s < sending.ALIVE_S + 2 for sent, begin_s in zip(node.sent, (0, 15), strict=True))
+        assert all(sent[0] - begin_s < outgoing.ALIVE_S + 2 for sent, begin_s in zip(node.sent, (0, 15), strict=True))
 
 
 def test_small_files_that_come_slowly_are_signs_of_life() -> None:
     ours, theirs = socket.socketpair()
     node = TalkativeNode(theirs)
     with ours, theirs, contextlib.closing(node):
-        out = sending.Outgoing(node, Deadline(None), "STORE", {}, None, True, node.clock)  # type: ignore[arg-type]
+        out = outgoing.Outgoing(node, Deadline(None), "STORE", {}, None, True, node.clock)  # type: ignore[arg-type]
         while len(node.sent) < 2:
             node.clock()
             out.gather("SMALL", b"name", body=b"slow")
-        assert all(sent[0] - begin_s < sending.ALIVE_S + 2 for sent, begin_s in zip(node.sent, (0, 15), strict=True))
+        assert all(sent[0] - begin_s < outgoing.ALIVE_S + 2 for sent, begin_s in zip(node.sent, (0, 15), strict=True))
 
 
 def test_a_refusal_in_mid_stream_is_heard_while_the_pipe_is_silent(node: FakeNode, client: Client) -> None:
