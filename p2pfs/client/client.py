@@ -63,7 +63,7 @@ class Client:
 
     Every method raises children of `p2pfs.errors.P2pfsError` only. A REF is a CID (object or text), CID/path, a pin's
     name, `sha256:HEX`, `ipfs://CID`, or the link of something encrypted, whose key never leaves this process. Safe to
-    use from several threads; importing it loads neither gevent nor ssl.
+    use from several threads, and by a process that forks; importing it loads neither gevent nor ssl.
 
         with Client() as client:
             stored = client.store("model.bin")

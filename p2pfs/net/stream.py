@@ -278,6 +278,10 @@ class Stream:
             self._shut(socket.SHUT_RDWR)
         self._sock.close()
 
+    def drop(self) -> None:
+        """Close our descriptor alone: the connection goes on for another process that has it."""
+        self._sock.close()
+
     def _shut(self, how: int) -> None:
         # That of the plain socket: the method of ssl's class drops TLS, and what is sent afterwards would go in clear.
         socket.socket.shutdown(self._sock, how)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import socket
 import subprocess
 import sys
 import threading
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,38 @@ def test_a_connection_is_used_again_unless_the_node_closed_it(node: FakeNode, cl
     node.hang_up()
     client.status()
     assert node.connections == 2
+
+
+def in_child(work: Callable[[], bool]) -> int:
+    """The exit code of a forked process: 0 when `work` was true there."""
+    child = os.fork()
+    if not child:
+        code = 2
+        try:
+            code = 0 if work() else 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_process_shares_no_connection_with_its_parent(node: FakeNode, client: Client) -> None:
+    longer, shorter = data_of(3 * MIB), data_of(100_000)
+    rest = client.read(node.keep(longer))
+    begin = next(rest)  # a connection that is in use at the fork
+    client.status()  # and one that is idle
+    cid = node.keep(shorter)
+
+    def read() -> bool:
+        warnings.simplefilter("error")
+        rest.close()
+        is_right = b"".join(client.read(cid)) == shorter
+        client.close()
+        return is_right
+
+    assert in_child(read) == 0
+    assert begin + b"".join(rest) == longer, "the child ended its parent's connection"
+    client.status()
+    assert node.connections == 3, "the parent goes on with its two, and the child had one of its own"
 
 
 def test_threads_share_a_client(node: FakeNode, client: Client) -> None:
