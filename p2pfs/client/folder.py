@@ -38,7 +38,6 @@ BATCH = 64
 """Small files that are asked for together: so many are open at once."""
 SPOOL_BYTES = 256 * 1024
 """A listing up to this size is kept in memory, a longer one in a file; there is one for each level of folders."""
-JOIN_S = 5.0
 TREE = "tree"
 
 OnProgress = Callable[[Progress], None]
@@ -103,6 +102,8 @@ class FolderGet:
 
     def __init__(self, calls: Calls, deadline: Deadline, progress: OnProgress | None, about_bytes: int) -> None:
         self._calls = calls
+        self._fetching = Calls(calls.pool.branch())
+        """What the threads ask by: it ends with the get."""
         self._deadline = deadline
         self._progress = progress
         self._about_bytes = about_bytes
@@ -143,9 +144,12 @@ class FolderGet:
         except BaseException as error:
             self._error = self._error or error
             self._abandon()
+            # None is left behind: what it writes or empties later may have got its name by the next try.
             for thread in threads:
-                thread.join(JOIN_S)
+                thread.join()
             raise
+        finally:
+            self._fetching.pool.close()
 
     def _check(self) -> None:
         self._deadline.wait_s()
@@ -206,13 +210,14 @@ class FolderGet:
     # --- fetching ------------------------------------------------------------------------------------
 
     def _abandon(self) -> None:
-        """Forget what waits, and wake whoever waits for more."""
+        """Forget what waits, and wake whoever waits for more, or for the node."""
         _close(self._small)
         with contextlib.suppress(queue.Empty):
             while True:
                 _close(self._jobs.get_nowait() or [])
         for _ in range(AT_ONCE):
             self._jobs.put_nowait(None)
+        self._fetching.pool.cut()
 
     def _work(self) -> None:
         while self._error is None:
@@ -242,7 +247,7 @@ class FolderGet:
     def _ask_small(self, batch: Batch) -> dict[CID, memoryview]:
         """The bytes of small files; the node leaves out what is not as small as the directory says, or hard to find."""
         body = batches.pack_cids(dict.fromkeys(job.cid for job in batch))
-        return dict(batches.unpack(memoryview(self._calls.body(self._deadline, "READS", body))))
+        return dict(batches.unpack(memoryview(self._fetching.body(self._deadline, "READS", body))))
 
     def content(self, job: Job, data: memoryview) -> memoryview:
         """What a small file holds when this came for it."""
@@ -251,10 +256,10 @@ class FolderGet:
     def fetch_one(self, job: Job) -> None:
         """A file that did not come with others."""
         advanced = self.advance_by_steps()
-        if self._calls.pool.is_local:
-            fetch_into(self._calls, job.fd, job.cid, self._deadline, advanced)
+        if self._fetching.pool.is_local:
+            fetch_into(self._fetching, job.fd, job.cid, self._deadline, advanced)
         else:
-            read_into(self._calls, job.fd, job.cid, job.size, self._deadline, advanced)
+            read_into(self._fetching, job.fd, job.cid, job.size, self._deadline, advanced)
         advanced(Progress(os.fstat(job.fd).st_size, None))
 
     def advance_by_steps(self) -> OnProgress:

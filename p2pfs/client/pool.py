@@ -115,11 +115,13 @@ class Pool:
                 f"{address}: a node by HOST:PORT is reached over TLS; name the certificates' folder with --tls-dir"
             )
         self._is_closed = False
+        self._is_cut = False
         self._begin()
 
     def _begin(self) -> None:
         self._instance = os.urandom(8).hex()
         self._idle: list[Pooled] = []
+        self._in_use: set[Connection] = set()
         self._guard = threading.Lock()
         self._process = os.getpid()
 
@@ -138,6 +140,9 @@ class Pool:
         pooled = self._take() or self._open(deadline)
         pooled.patience.deadline = deadline
         try:
+            self._in_use.add(pooled.connection)
+            if self._is_cut:
+                raise errors.Unreachable("it was given up")
             yield pooled.connection
         except errors.P2pfsError as error:
             if error.is_fatal or pooled.connection.is_broken:
@@ -151,6 +156,8 @@ class Pool:
             # Ctrl-C, or a caller who stopped reading in the middle: what is still to come is unknown.
             pooled.close()
             raise
+        finally:
+            self._in_use.discard(pooled.connection)
         self._give(pooled)
 
     def _take(self) -> Pooled | None:
@@ -219,6 +226,17 @@ class Pool:
         from p2pfs.net.tls import client_context_from_dir
 
         return client_context_from_dir(self._tls_dir)
+
+    def branch(self) -> Pool:
+        """Another one to the same node, for work that may have to be cut."""
+        return Pool(self.address, self._tls_dir)
+
+    def cut(self) -> None:
+        """Close it, and have every thread that waits for an answer get an Unreachable instead, now."""
+        self.close()
+        self._is_cut = True
+        for connection in list(self._in_use):
+            connection.cut()
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when their request ends."""

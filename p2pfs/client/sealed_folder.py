@@ -76,6 +76,6 @@ class SealedFolderGet(FolderGet):
     def fetch_one(self, job: Job) -> None:
         """Any other file; here several come at once, so that each gets one thread."""
         assert job.row is not None
-        file = unsealing.find_file(self._calls, str(job.cid), job.row.key, self._deadline, job.row.size)
+        file = unsealing.find_file(self._fetching, str(job.cid), job.row.key, self._deadline, job.row.size)
         advance = self.advance_by_steps()
-        unsealing.read_into(self._calls, file, job.fd, self._deadline, advance, threads=1)
+        unsealing.read_into(self._fetching, file, job.fd, self._deadline, advance, threads=1)

@@ -278,6 +278,12 @@ class Stream:
             self._shut(socket.SHUT_RDWR)
         self._sock.close()
 
+    def cut(self) -> None:
+        """End the connection for whoever reads or sends in another thread now; that one closes it."""
+        self.is_gone = True
+        with contextlib.suppress(OSError):
+            self._shut(socket.SHUT_RDWR)
+
     def drop(self) -> None:
         """Close our descriptor alone: the connection goes on for another process that has it."""
         self._sock.close()

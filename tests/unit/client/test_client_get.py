@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,32 @@ def test_a_full_disk_names_what_was_to_come(
             client.get(name, here / f"{name}-copy")
     with pytest.raises(errors.NoSpace, match=r"f\.car: no space left on device"):
         client.export_car("f", here / "f.car")
+
+
+def test_a_directory_that_failed_leaves_nobody_who_writes_to_it_later(
+    remote: tuple[FakeNode, Client], here: Path
+) -> None:
+    node, client = remote
+    hanging, failing = data_of(200_000), data_of(300_000)
+    node.keep({b"hangs": hanging, b"never": failing}, "dir")
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def read(talk: Talk, line: wire.Line) -> None:
+        if line.args[0] == cid_of(failing):
+            assert has_begun.wait(WAIT_S)
+            raise errors.NotFound("nobody has it")
+        talk.part(hanging[:100_000])
+        has_begun.set()
+        may_end.wait(WAIT_S)  # as a node that hangs
+
+    node.hooks["READ"] = read
+    try:
+        begin = time.monotonic()
+        with pytest.raises(errors.NotFound):
+            client.get("dir")
+        assert time.monotonic() - begin < 4, "it waited for the node that hangs"
+        left = [thread.name for thread in threading.enumerate() if thread.name.startswith("get-")]
+        assert not left, "whoever waits still empties the file when the node is given up, got by somebody else or not"
+    finally:
+        may_end.set()
+    assert client.stat("dir").type == "directory", "the client's own connection was cut, too"
