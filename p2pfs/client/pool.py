@@ -74,8 +74,18 @@ class Patience(Limits):
         return self.deadline.wait_s()
 
     @property
+    def line_s(self) -> float:
+        """Until the rest of a line that began."""
+        return self.deadline.wait_s(PROGRESS_S)
+
+    @property
     def progress_s(self) -> float:
         """Until some progress of a body."""
+        return self.deadline.wait_s(PROGRESS_S)
+
+    @property
+    def taking_s(self) -> float:
+        """Until the node takes some of what we send."""
         return self.deadline.wait_s(PROGRESS_S)
 
     def whole_body_s(self, length: int) -> float:
