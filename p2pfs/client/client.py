@@ -193,8 +193,11 @@ class Client:
     def read(self, ref: Ref, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes of a file from `offset` on, `length` of them or all, in pieces of at most 1 MiB, verified.
 
-        Nothing is asked before the first piece is. A reader who stops early costs a connection, no more.
+        Nothing is asked before the first piece is. A reader who stops early costs a connection, no more. Raises
+        UsageError for a range that begins before the file, or has less than no bytes.
         """
+        if offset < 0 or (length is not None and length < 0):
+            raise errors.UsageError(f"offset {offset}, length {length}: both are 0 or more; no length is all the rest")
         if is_link(ref):
             from p2pfs.client import unsealing
 

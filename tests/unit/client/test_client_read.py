@@ -159,3 +159,14 @@ def test_any_json_is_an_answer_or_a_protocol_error(value: Any) -> None:
         except errors.ProtocolError:
             continue
         assert parsing.parse(shape, parsing.plain(parsed)) == parsed
+
+
+@pytest.mark.parametrize(("offset", "length"), [(-5, 10), (0, -1), (5, -5), (-(2**21), None)])
+def test_a_range_that_is_none_is_refused(
+    node: FakeNode, client: Client, tmp_path: Path, offset: int, length: int | None
+) -> None:
+    (tmp_path / "f").write_bytes(data_of(100_000))
+    for ref in (node.keep(data_of(100_000)), client.store(tmp_path / "f", encrypt=True).link):
+        assert ref is not None
+        with pytest.raises(errors.UsageError, match="0 or more"):
+            list(client.read(ref, offset, length))
