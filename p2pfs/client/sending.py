@@ -12,6 +12,7 @@ import io
 import itertools
 import os
 import select
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -267,12 +268,22 @@ def send_open_file(out: Outgoing, file: IO[bytes]) -> None:
 
 def whole_file(file: IO[bytes]) -> int | None:
     """The descriptor of a regular file that is open for reading, at its start, and of a size that the system knows."""
-    if not isinstance(file, (io.FileIO, io.BufferedReader)):
+    raw = _plain(file)
+    if raw is None or not raw.readable():
         return None
-    fd = file.fileno()
+    fd = raw.fileno()
     found = os.fstat(fd)
     is_whole = stat.S_ISREG(found.st_mode) and file.tell() == 0 and not hides_bytes(fd, found.st_size)
     return fd if is_whole else None
+
+
+def _plain(file: IO[bytes]) -> io.FileIO | None:
+    """What a file object reads from, where that is a descriptor and nothing else.
+
+    Any other object may have none (a member of a tar, a file that `Client.open` gave), or give other bytes than it has.
+    """
+    raw = file.raw if type(file) is io.BufferedReader else file
+    return raw if type(raw) is io.FileIO else None
 
 
 def send_stream(out: Outgoing, file: IO[bytes]) -> None:
@@ -290,7 +301,10 @@ def pieces(out: Outgoing, file: IO[bytes]) -> Iterator[bytes]:
     while True:
         if fd is not None:
             out.wait_readable(fd)
-        piece = read(wire.MAX_PART)
+        try:
+            piece = read(wire.MAX_PART)
+        except io.UnsupportedOperation as error:
+            raise errors.UsageError(f"a file that can be read is wanted: {error}") from None
         if not isinstance(piece, bytes):
             raise errors.UsageError(f"a binary file is wanted, not one that gives {type(piece).__name__}")
         if not piece:
@@ -300,9 +314,13 @@ def pieces(out: Outgoing, file: IO[bytes]) -> Iterator[bytes]:
 
 def _descriptor(file: IO[bytes]) -> int | None:
     """What can be waited for before a read; other objects may hold bytes that their descriptor knows nothing of."""
-    if not isinstance(file, (io.FileIO, io.BufferedReader)):
+    if type(file) is io.BufferedReader and type(file.raw) is socket.SocketIO:
+        # By TLS more may have come than the descriptor says.
+        return None if hasattr(file.raw._sock, "pending") else file.fileno()  # type: ignore[attr-defined]
+    raw = _plain(file)
+    if raw is None:
         return None
-    fd = file.fileno()
+    fd = raw.fileno()
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         # A wider pipe means fewer and larger PARTs; an unprivileged process may be out of its allowance.
         with contextlib.suppress(OSError):
