@@ -127,9 +127,12 @@ class Call:
             return given or ""
         import getpass
 
-        entered = getpass.getpass("passphrase: ")
-        if self.options["store"] and getpass.getpass("again: ") != entered:
-            raise errors.UsageError("these were two passphrases; nothing was stored")
+        try:
+            entered = getpass.getpass("passphrase: ")
+            if self.options["store"] and getpass.getpass("again: ") != entered:
+                raise errors.UsageError("these were two passphrases; nothing was stored")
+        except EOFError:  # Ctrl-D
+            raise errors.UsageError("no passphrase was entered") from None
         return entered
 
     def count(self, option: str) -> int | None:

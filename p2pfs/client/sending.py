@@ -179,11 +179,13 @@ def import_car(
 ) -> Imported:
     """IMPORT of a path or an open file."""
     with contextlib.ExitStack() as stack:
+        shown = None
         if isinstance(source, (str, os.PathLike)):
+            shown = show(os.fsencode(source))
             with local_errors():
                 source = stack.enter_context(open(source, "rb", buffering=0))
         out = stack.enter_context(outgoing(calls, "IMPORT", options, deadline, progress))
-        send_stream(out, source)
+        send_stream(out, source, shown)
         return parse(Imported, out.end())
 
 
@@ -286,15 +288,19 @@ def _plain(file: IO[bytes]) -> io.FileIO | None:
     return raw if type(raw) is io.FileIO else None
 
 
-def send_stream(out: Outgoing, file: IO[bytes]) -> None:
+def send_stream(out: Outgoing, file: IO[bytes], shown: str | None = None) -> None:
     """What a file object still gives, as PARTs and END; memory stays at one PART."""
-    for piece in pieces(out, file):
+    for piece in pieces(out, file, shown):
         out.record("PART", body=piece)
     out.record("END")
 
 
-def pieces(out: Outgoing, file: IO[bytes]) -> Iterator[bytes]:
-    """What a file object still gives, in pieces as they come, with signs of life to the node meanwhile."""
+def pieces(out: Outgoing, file: IO[bytes], shown: str | None = None) -> Iterator[bytes]:
+    """What a file object still gives, in pieces as they come, with signs of life to the node meanwhile.
+
+    What the system refuses is raised as NotFound or Refused where the file is one that we opened, `shown` so; the
+    errors of a caller's own object are his.
+    """
     fd = _descriptor(file)
     # These two return what is there, where read() of other objects waits until a whole PART is.
     read = file.read1 if isinstance(file, io.BufferedReader) else file.read
@@ -302,7 +308,8 @@ def pieces(out: Outgoing, file: IO[bytes]) -> Iterator[bytes]:
         if fd is not None:
             out.wait_readable(fd)
         try:
-            piece = read(wire.MAX_PART)
+            with reading(shown) if shown is not None else contextlib.nullcontext():
+                piece = read(wire.MAX_PART)
         except io.UnsupportedOperation as error:
             raise errors.UsageError(f"a file that can be read is wanted: {error}") from None
         if not isinstance(piece, bytes):

@@ -1,10 +1,12 @@
-"""`--timeout` ends whatever a command waits for: the node, a pipe, a terminal."""
+"""`--timeout` ends whatever a command waits for: the node, a pipe, a terminal. And what a terminal may say."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import subprocess
+import termios
 import threading
 
 import pytest
@@ -50,6 +52,21 @@ def test_a_passphrase_that_nobody_enters(run: Runner) -> None:
         os.close(theirs)
         assert process.wait(WAIT_S) == 4
     assert b"not done within 0.5 s" in os.read(ours, 65536)
+    os.close(ours)
+
+
+def test_an_end_of_file_for_a_passphrase_is_none(run: Runner) -> None:
+    (run.folder / "f").write_bytes(b"x")
+    ours, theirs = pty.openpty()
+    with run.start("store", "--passphrase", "f", stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+                   preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) as process:
+        os.close(theirs)
+        seen = b""
+        while b"passphrase: " not in seen:
+            seen += os.read(ours, 65536)
+        os.write(ours, b"\x04")
+        assert process.wait(WAIT_S) == 2
+    assert b"p2pfs-cli: error: no passphrase was entered" in os.read(ours, 65536)
     os.close(ours)
 
 

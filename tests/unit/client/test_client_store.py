@@ -71,6 +71,11 @@ def test_a_read_error_names_the_file(
             client.store("tree", encrypt=encrypt)
 
 
+def test_a_car_that_cannot_be_read_is_named(client: Client) -> None:
+    with pytest.raises(errors.Refused, match=r"cannot read ./proc/self/mem.: Input/output error"):
+        client.import_car("/proc/self/mem")
+
+
 @pytest.mark.parametrize("encrypt", [False, True])
 def test_what_fails_in_a_callback_is_not_blamed_on_the_file(
     node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch, encrypt: bool
