@@ -106,7 +106,7 @@ def part_file(path: str) -> Iterator[int]:
         yield fd
     finally:
         with contextlib.suppress(FileNotFoundError):
-            if _is_at(fd, path) and not os.fstat(fd).st_size:
+            if is_at(fd, path) and not os.fstat(fd).st_size:
                 os.unlink(path)
         os.close(fd)
 
@@ -124,9 +124,9 @@ def _open_part(path: str) -> int:
             what = os.fstat(fd)
             if not stat.S_ISREG(what.st_mode) or what.st_uid != os.geteuid():
                 raise errors.Refused(f"{path} is in the way: no regular file of yours; remove it")
-            if what.st_nlink == 1 and _is_at(fd, path):
+            if what.st_nlink == 1 and is_at(fd, path):
                 return fd
-            if _is_at(fd, path):
+            if is_at(fd, path):
                 # A get was killed between its last two steps: this inode is the finished file as well.
                 os.unlink(path)
         except BaseException:
@@ -136,7 +136,8 @@ def _open_part(path: str) -> int:
         os.close(fd)
 
 
-def _is_at(fd: int, path: str) -> bool:
+def is_at(fd: int, path: str) -> bool:
+    """True when a path leads to what a descriptor is of."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:

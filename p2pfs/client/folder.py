@@ -56,24 +56,39 @@ def part_folder(path: str) -> Iterator[None]:
 
     Raises Refused when it is somebody else's, or in use.
     """
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+    fd = _open_part(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            raise errors.Refused(f"{path} is in the way and no folder; remove it") from None
-        raise
-    try:
-        files.lock(fd, path)
-        what = os.fstat(fd)
-        if what.st_uid != os.geteuid() or stat.S_IMODE(what.st_mode) & 0o077:
-            raise errors.Refused(f"{path} is in the way: not a private folder of yours; remove it")
         yield
     finally:
         for empty in (os.path.join(path, TREE), path):
             with contextlib.suppress(OSError):
                 os.rmdir(empty)
+        os.close(fd)
+
+
+def _open_part(path: str) -> int:
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise errors.Refused(f"{path} is in the way and no folder; remove it") from None
+            raise
+        try:
+            files.lock(fd, path)
+            what = os.fstat(fd)
+            if what.st_uid != os.geteuid() or stat.S_IMODE(what.st_mode) & 0o077:
+                raise errors.Refused(f"{path} is in the way: not a private folder of yours; remove it")
+            if files.is_at(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        # Whoever had the lock before us was done and took it away; at its place may be that of a third.
         os.close(fd)
 
 
@@ -121,6 +136,8 @@ class FolderGet:
         self._target = target
         part = files.part_path(target, part_key)
         with part_folder(part):
+            # Another get may have had the part until now.
+            files.check_target(target, "directory", force=False)
             tree = os.path.join(part, TREE)
             self.run(root, tree)
             files.publish(tree, target, force=False)
@@ -133,6 +150,7 @@ class FolderGet:
         try:
             with TreeWriter(path) as writer:
                 self.make(writer, root, path)
+                writer.check()
             self._put_small()
             for _ in threads:
                 self._put(None)

@@ -190,6 +190,62 @@ def test_a_directory_continues_from_its_part(node: FakeNode, client: Client, her
     assert os.listdir() == ["t"]
 
 
+def test_what_was_put_into_a_part_is_no_part_of_the_directory(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep({b"a": {b"b": data_of(70_000)}})
+    for place in ("tree", "tree/a"):
+        part = Path(files.part_path("t", cid))
+        part.mkdir(mode=0o700, exist_ok=True)
+        (part / place).mkdir(parents=True, exist_ok=True)
+        (part / place / "more").write_bytes(b"nobody verified it")
+        with pytest.raises(errors.Refused, match=f"{place}/more. is there, and no part of"):
+            client.get(cid, "t")
+        assert not os.path.lexists("t")
+        (part / place / "more").unlink()
+    client.get(cid, "t")
+    assert read_tree(b"t") == {b"a": {b"b": data_of(70_000)}}
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_a_get_that_waited_for_another_ones_part_does_not_write_into_a_thirds(
+    node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch, third: bool
+) -> None:
+    cid = node.keep({b"f": data_of(70_000)})
+    part = files.part_path("t", cid)
+    os.mkdir(part, 0o700)
+    first = os.open(part, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    usual, waits = time.sleep, threading.Event()
+    monkeypatch.setattr(time, "sleep", lambda seconds: (waits.set(), usual(seconds)))
+    failed: list[errors.P2pfsError] = []
+
+    def get() -> None:
+        try:
+            client.get(cid, "t")
+        except errors.P2pfsError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=get)
+    thread.start()
+    assert waits.wait(WAIT_S)
+    os.rmdir(part)  # The first one is done,
+    held = -1
+    if third:  # and another one has begun in a part of its own,
+        monkeypatch.setattr(files, "LOCK_WAIT_S", 0.0)
+        os.mkdir(part, 0o700)
+        held = os.open(part, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+    else:
+        os.mkdir("t")
+    os.close(first)
+    thread.join(WAIT_S)
+    assert ["is being written by another get" if third else "t exists"] == [
+        text for text in ("is being written by another get", "t exists") if text in str(failed)
+    ]
+    assert os.listdir(part if third else "t") == []
+    if third:
+        os.close(held)
+
+
 def test_small_files_come_together_and_those_that_are_right_already_stay(
     node: FakeNode, client: Client, here: Path
 ) -> None:
