@@ -318,6 +318,18 @@ def test_a_key_that_others_can_read_is_refused_with_the_remedy(key_file: Path, m
     assert read_key_file(str(key_file)) == key_file.read_bytes()
 
 
+@pytest.mark.parametrize("up", [0, 1, 2])
+def test_a_client_ini_that_is_out_of_reach_is_not_taken_for_none(
+    client: Client, no_settings: Path, tmp_path: Path, up: int
+) -> None:
+    way = [no_settings, *no_settings.parents][up]
+    way.parent.mkdir(parents=True, exist_ok=True)
+    way.symlink_to(tmp_path / "not mounted")
+    (tmp_path / "f").write_bytes(b"to be encrypted always")
+    with pytest.raises(errors.ConfigError, match="leads nowhere"):
+        client.store(tmp_path / "f")
+
+
 def test_client_ini(node: FakeNode, here: Path, no_settings: Path, key_file: Path) -> None:
     make(here / "f", 5)
     no_settings.parent.mkdir(parents=True)
