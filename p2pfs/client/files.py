@@ -78,12 +78,14 @@ def part_path(target: str, key: str) -> str:
 def check_target(target: str, kind: str, force: bool) -> None:
     """Refuse before anything is transferred what could not be put under its name at the end.
 
-    Raises Refused for an existing target without `force`, and for one that is never overwritten; NotFound when the
-    folder that it should lie in is missing.
+    Raises Refused for an existing target without `force`, for one that is never overwritten, and for a folder that
+    cannot be synced; NotFound when the folder that it should lie in is missing.
     """
     folder = os.path.dirname(target) or "."
     if not os.path.isdir(folder):
         raise errors.NotFound(f"{folder}: no such folder; make it first")
+    if not os.access(folder, os.R_OK):
+        raise errors.Refused(f"{folder}: this user may not read it, so no name in it can be made durable")
     try:
         mode = os.lstat(target).st_mode
     except FileNotFoundError:

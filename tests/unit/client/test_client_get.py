@@ -124,6 +124,24 @@ def test_a_missing_folder_is_named(node: FakeNode, client: Client, here: Path) -
         client.get(node.keep(b"x"), "missing/f")
 
 
+def test_a_folder_that_cannot_be_synced_is_refused_before_anything_comes(
+    node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cid = node.keep(b"x")
+    usual = os.open
+
+    def refuse(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & os.O_DIRECTORY:  # as for a user who may write there and not read
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return usual(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(errors.Refused):
+        client.get(cid, "f")
+    assert os.listdir() == [], "it says that it failed, so nothing is there"
+
+
 def test_get_of_a_directory(node: FakeNode, client: Client, here: Path) -> None:
     tree = {
         b"a": b"1", b"empty": {}, b"deep": {b"er": {b"f": data_of(70_000)}}, b"link": Link(b"a"),
