@@ -204,6 +204,10 @@ class TreeWriter:
         self._names.pop()
         self._inodes.pop()
 
+    def sync(self) -> None:
+        """Make the names in the directory durable. By its descriptor: its path may be longer than the system takes."""
+        os.fsync(self._fds[-1])
+
     def check(self) -> None:
         """Raise Refused when there is something in the directory that was not made here: nobody verified it."""
         folder = self._fds[-1]

@@ -149,7 +149,7 @@ class FolderGet:
             thread.start()
         try:
             with TreeWriter(path) as writer:
-                self.make(writer, root, path)
+                self.make(writer, root)
                 writer.check()
             self._put_small()
             for _ in threads:
@@ -176,20 +176,20 @@ class FolderGet:
 
     # --- listing -------------------------------------------------------------------------------------
 
-    def make(self, writer: TreeWriter, cid: CID, path: str) -> None:
+    def make(self, writer: TreeWriter, cid: CID) -> None:
         """Make what a directory holds, and put its files into the queue."""
         for entry in self._entries(cid):
             name = os.fsencode(entry.name)
             if entry.type == "directory":
                 writer.enter(name)
-                self.make(writer, entry.cid, os.path.join(path, entry.name))
+                self.make(writer, entry.cid)
                 writer.leave()
             elif entry.type == "symlink":
                 found = parse(Stat, self._calls.object(self._deadline, "STAT", str(entry.cid)))
                 writer.symlink(name, os.fsencode(link_text(found)))
             else:
                 self.want(Job(writer.open_file(name), entry.cid, entry.size))
-        files.sync_folder(path)
+        writer.sync()
 
     def _entries(self, cid: CID) -> Iterator[Entry]:
         # The listing is taken at once: the node would not wait while the files of a long one are fetched.

@@ -208,6 +208,22 @@ def test_a_directory_continues_from_its_part(node: FakeNode, client: Client, her
     assert os.listdir() == ["t"]
 
 
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_a_directory_whose_paths_are_longer_than_the_system_takes(
+    node: FakeNode, client: Client, here: Path, encrypt: bool
+) -> None:
+    inside = ["n" * 250] * 15
+    # As long as what can be stored from here; the part's name, which comes before it in a get, is longer than "d".
+    inside.append("m" * min(250, 4080 - len(os.path.abspath("/".join(["d", *inside])))))
+    os.makedirs("/".join(["d", *inside]))
+    Path("/".join(["d", *inside, "f"])).write_bytes(b"x")
+    stored = client.store("d", encrypt=encrypt)
+    client.get(stored.link or stored.cid, "o" * 255)
+    for name in ("o" * 255, *inside):
+        os.chdir(name)
+    assert Path("f").read_bytes() == b"x"
+
+
 def test_what_was_put_into_a_part_is_no_part_of_the_directory(node: FakeNode, client: Client, here: Path) -> None:
     cid = node.keep({b"a": {b"b": data_of(70_000)}})
     for place in ("tree", "tree/a"):
