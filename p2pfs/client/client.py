@@ -292,14 +292,14 @@ class Client:
 
     def forget(self, member: str) -> Forgotten:
         """Strike a dead member, by name or id, for good. Raises NotFound, and Refused for one that lives."""
-        return parse(Forgotten, self._calls.object(self._deadline(), "FORGET", member))
+        return parse(Forgotten, self._calls.object(self._deadline(), "FORGET", _no_link(member)))
 
     def revoke(self, who: str) -> Revoked:
         """Refuse a member, by name or id and alive or not, or a client by its id: on every node, and for good.
 
         Who knows the cluster's secret can come back under another id: replace it. Raises NotFound, Refused.
         """
-        return parse(Revoked, self._calls.object(self._deadline(), "REVOKE", who))
+        return parse(Revoked, self._calls.object(self._deadline(), "REVOKE", _no_link(who)))
 
     def grant(self, name: str, path: str | os.PathLike[str], *, role: str, expires_s: float) -> Granted:
         """Make a folder for `tls_dir`: a key of a client with a role (read, store or admin), and a certificate.
@@ -330,3 +330,9 @@ class Client:
 
     def _deadline(self) -> Deadline:
         return Deadline(self.timeout_s)
+
+
+def _no_link(member: str) -> str:
+    if is_link(member):
+        raise errors.UsageError("that is a link, and no member; what forgets the content of a link is rm")
+    return member
