@@ -57,7 +57,9 @@ def test_a_connection_is_used_again_unless_the_node_closed_it(node: FakeNode, cl
 
 def in_child(work: Callable[[], bool]) -> int:
     """The exit code of a forked process: 0 when `work` was true there."""
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: those of the fake node
+        child = os.fork()
     if not child:
         code = 2
         try:
