@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from p2pfs import Client, errors
 from p2pfs.client import files, pool
 from p2pfs.core import wire
-from tests.unit.client.fake_node import FakeNode, Link, Talk, data_of, read_tree
+from tests.unit.client.fake_node import FakeNode, Gone, Link, Talk, data_of, read_tree
 
 MIB = 1024 * 1024
 WAIT_S = 60.0
@@ -122,6 +123,26 @@ def test_the_deadline_is_the_whole_operations(node: FakeNode) -> None:
     with Client(node.address, timeout_s=0.1) as client, pytest.raises(errors.DeadlinePassed):
         for _ in client.read("anything"):
             pass
+
+
+def test_the_deadline_ends_a_body_that_began(node: FakeNode) -> None:
+    is_over = threading.Event()
+
+    def stop_in_the_middle(talk: Talk, line: wire.Line) -> None:
+        is_over.wait(1.4)
+        talk.sock.sendall(b"PART 1000\n" + bytes(500))
+        is_over.wait(0.5)
+        talk.sock.sendall(bytes(100))
+        is_over.wait(WAIT_S)
+        raise Gone
+
+    node.hooks["READ"] = stop_in_the_middle
+    begin = time.monotonic()
+    with Client(node.address, timeout_s=2.0) as client, pytest.raises(errors.DeadlinePassed):
+        list(client.read("anything"))
+    took_s = time.monotonic() - begin
+    is_over.set()
+    assert took_s < 2.3, "what came late in the middle of a body gave the node as much time again"
 
 
 def test_a_closed_client_says_so(node: FakeNode) -> None:
