@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from p2pfs import errors
-from p2pfs.cli.output import Output
+from p2pfs.cli.output import Output, silence_stdout
 from p2pfs.crypt import without_key
 
 if TYPE_CHECKING:
     from p2pfs.client import Client
 
 MAX_REF_CHARS = 256 * 1024
+ALARM_AFTER_S = 0.2
+"""So much later than the command's time an alarm goes off: what knows of the time itself ends before, in good order."""
+ALARM_AGAIN_S = 2.0
+"""Should what the first alarm interrupts wait again to put its things in order."""
 
 
 class Call:
@@ -57,11 +62,29 @@ class Call:
     def in_time(self) -> Iterator[None]:
         """When the command's time is over, say which time: operations know only what was left of it."""
         try:
+            if self._is_late():
+                raise errors.DeadlinePassed("there is no time left")
             yield
         except errors.DeadlinePassed:
-            if self.timeout_s is None or time.monotonic() < self._begin_s + self.timeout_s:
+            if not self._is_late():
                 raise
             raise errors.DeadlinePassed(f"not done within {self.timeout_s:g} s; give it more with --timeout") from None
+
+    def _is_late(self) -> bool:
+        return self.timeout_s is not None and time.monotonic() >= self._begin_s + self.timeout_s
+
+    @contextlib.contextmanager
+    def alarm(self) -> Iterator[None]:
+        """End what waits for somebody else than the node: a pipe that nobody fills or empties, a prompt, a disk."""
+        if self.timeout_s is None:
+            yield
+            return
+        signal.signal(signal.SIGALRM, _too_late)
+        signal.setitimer(signal.ITIMER_REAL, self.timeout_s + ALARM_AFTER_S, ALARM_AGAIN_S)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     @functools.cached_property
     def ref(self) -> str:
@@ -104,9 +127,12 @@ class Call:
             return given or ""
         import getpass
 
-        entered = getpass.getpass("passphrase: ")
-        if self.options["store"] and getpass.getpass("again: ") != entered:
-            raise errors.UsageError("these were two passphrases; nothing was stored")
+        try:
+            entered = getpass.getpass("passphrase: ")
+            if self.options["store"] and getpass.getpass("again: ") != entered:
+                raise errors.UsageError("these were two passphrases; nothing was stored")
+        except EOFError:  # Ctrl-D
+            raise errors.UsageError("no passphrase was entered") from None
         return entered
 
     def count(self, option: str) -> int | None:
@@ -137,6 +163,12 @@ class Call:
         """Close the client, if there was one."""
         if self._client is not None:
             self._client.close()
+
+
+def _too_late(number: int, frame: object) -> None:
+    # It may be standard output that takes nothing: at exit nobody should wait for it once more.
+    silence_stdout()
+    raise errors.DeadlinePassed("the command's time is over")
 
 
 def plain(value: Any) -> Any:

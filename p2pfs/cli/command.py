@@ -30,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_stdout()
         options = parse(words)
         output = Output(options["--json"], options["--quiet"])
-        code = run(options, output)
-        sys.stdout.flush()
-        return code
+        return run(options, output)
     except errors.P2pfsError as error:
         output.error(error)
         return error.exit_code
@@ -74,8 +72,10 @@ def run(options: dict[str, Any], output: Output) -> int:
     verb = next(name for name in VERBS if options[name])
     call = Call(options, output)
     try:
-        with call.in_time():
-            return VERBS[verb](call)
+        with call.in_time(), call.alarm():
+            code = VERBS[verb](call)
+            sys.stdout.flush()
+            return code
     finally:
         call.close()
 

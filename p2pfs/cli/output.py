@@ -73,18 +73,18 @@ class Output:
     def remark(self, text: str) -> None:
         """Something good to know, for a person who watches."""
         if self._is_watched:
-            print(printable(text), file=sys.stderr)
+            say(printable(text))
 
     def finding(self, text: str) -> None:
         """What a check found wrong: said wherever standard error goes, as the exit code needs its reason."""
-        print(f"p2pfs-cli: {printable(text)}", file=sys.stderr)
+        say(f"p2pfs-cli: {printable(text)}")
 
     def error(self, error: errors.P2pfsError) -> None:
         """What went wrong: for people, and with --json for programs."""
         # A further line, which a stranger's text may have begun, never looks like one of ours.
-        print("p2pfs-cli: error:", re.sub(r"\n(?! )", "\n  ", printable(str(error))), file=sys.stderr)
+        say("p2pfs-cli: error: " + re.sub(r"\n(?! )", "\n  ", printable(str(error))))
         if self.is_json:
-            print(json.dumps({"error": error.token, "message": str(error)}), file=sys.stderr)
+            say(json.dumps({"error": error.token, "message": str(error)}))
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Callable[[Progress], None] | None]:
@@ -136,7 +136,11 @@ class Bar:
         self.draw(progress.bytes, progress.size)
 
     def draw(self, done: int, total: int | None) -> None:
-        """Draw how far it is; without a total only how much."""
+        """Draw how far it is; without a total only how much. A terminal that went away ends no transfer."""
+        with contextlib.suppress(OSError):
+            self._draw(done, total)
+
+    def _draw(self, done: int, total: int | None) -> None:
         if self._bar is None:
             if time.monotonic() - self._begin_s < PROGRESS_AFTER_S:
                 return
@@ -158,7 +162,17 @@ class Bar:
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._bar.close()
+
+
+def say(text: str) -> None:
+    """A line on standard error. Where that takes nothing, results and exit code are the truth all the same."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # Nothing that is still buffered may complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
+from p2pfs import errors
 from p2pfs.client.answers import Explanation, Placement
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.parsing import parse_line
@@ -20,30 +21,41 @@ Step = TypeVar("Step", bound=tuple[Any, ...])
 class Answers(Iterator[Row], Generic[Row, End]):
     """A streaming answer: iterate over what comes; `end` is what the node says last.
 
-    Nothing is asked before the first item is. One that is dropped in the middle costs its connection, no more.
+    Nothing is asked before the first item is. One that is dropped in the middle costs its connection, no more. What
+    failed once fails again: nobody takes what came before for all.
     """
 
     def __init__(self, source: Generator[Row, None, End]) -> None:
         self._source = source
         self._end: list[End] = []
+        self._error: errors.P2pfsError | None = None
+        self._is_closed = False
 
     def __next__(self) -> Row:
+        if self._error is not None:
+            raise self._error
         try:
             return next(self._source)
         except StopIteration as stop:
-            if not self._end:
+            if not self._end and not self._is_closed:
                 self._end.append(stop.value)
             raise StopIteration from None
+        except errors.P2pfsError as error:
+            self._error = error
+            raise
 
     @property
     def end(self) -> End:
         """The node's last word; what is still to come before it is skipped. Raises P2pfsError."""
         for _ in self:
             pass
+        if not self._end:
+            raise errors.UsageError("it was closed before its end")
         return self._end[0]
 
     def close(self) -> None:
         """Read no further."""
+        self._is_closed = True
         self._source.close()
 
 

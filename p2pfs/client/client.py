@@ -62,7 +62,7 @@ class Client:
 
     Every method raises children of `p2pfs.errors.P2pfsError` only. A REF is a CID (object or text), CID/path, a pin's
     name, `sha256:HEX`, `ipfs://CID`, or the link of something encrypted, whose key never leaves this process. Safe to
-    use from several threads; importing it loads neither gevent nor ssl.
+    use from several threads, and by a process that forks; importing it loads neither gevent nor ssl.
 
         with Client() as client:
             stored = client.store("model.bin")
@@ -192,8 +192,11 @@ class Client:
     def read(self, ref: Ref, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes of a file from `offset` on, `length` of them or all, in pieces of at most 1 MiB, verified.
 
-        Nothing is asked before the first piece is. A reader who stops early costs a connection, no more.
+        Nothing is asked before the first piece is. A reader who stops early costs a connection, no more. Raises
+        UsageError for a range that begins before the file, or has less than no bytes.
         """
+        if offset < 0 or (length is not None and length < 0):
+            raise errors.UsageError(f"offset {offset}, length {length}: both are 0 or more; no length is all the rest")
         if is_link(ref):
             from p2pfs.client import unsealing
 
@@ -288,14 +291,14 @@ class Client:
 
     def forget(self, member: str) -> Forgotten:
         """Strike a dead member, by name or id, for good. Raises NotFound, and Refused for one that lives."""
-        return parse(Forgotten, self._calls.object(self._deadline(), "FORGET", member))
+        return parse(Forgotten, self._calls.object(self._deadline(), "FORGET", _no_link(member)))
 
     def revoke(self, who: str) -> Revoked:
         """Refuse a member, by name or id and alive or not, or a client by its id: on every node, and for good.
 
         Who knows the cluster's secret can come back under another id: replace it. Raises NotFound, Refused.
         """
-        return parse(Revoked, self._calls.object(self._deadline(), "REVOKE", who))
+        return parse(Revoked, self._calls.object(self._deadline(), "REVOKE", _no_link(who)))
 
     def grant(self, name: str, path: str | os.PathLike[str], *, role: str, expires_s: float) -> Granted:
         """Make a folder for `tls_dir`: a key of a client with a role (read, store or admin), and a certificate.
@@ -326,3 +329,9 @@ class Client:
 
     def _deadline(self) -> Deadline:
         return Deadline(self.timeout_s)
+
+
+def _no_link(member: str) -> str:
+    if is_link(member):
+        raise errors.UsageError("that is a link, and no member; what forgets the content of a link is rm")
+    return member

@@ -20,6 +20,8 @@ def export_car(
     if not isinstance(file, (str, os.PathLike)):
         return _write(calls, ref, file, deadline, progress)
     target = os.fspath(file)
+    if not target:
+        raise errors.UsageError("an empty path to put it; - is standard output")
     if os.path.isdir(target):
         raise errors.Refused(f"{target} is a folder; name a file")
     part = files.part_path(target, "car")

@@ -78,12 +78,14 @@ def part_path(target: str, key: str) -> str:
 def check_target(target: str, kind: str, force: bool) -> None:
     """Refuse before anything is transferred what could not be put under its name at the end.
 
-    Raises Refused for an existing target without `force`, and for one that is never overwritten; NotFound when the
-    folder that it should lie in is missing.
+    Raises Refused for an existing target without `force`, for one that is never overwritten, and for a folder that
+    cannot be synced; NotFound when the folder that it should lie in is missing.
     """
     folder = os.path.dirname(target) or "."
     if not os.path.isdir(folder):
         raise errors.NotFound(f"{folder}: no such folder; make it first")
+    if not os.access(folder, os.R_OK):
+        raise errors.Refused(f"{folder}: this user may not read it, so no name in it can be made durable")
     try:
         mode = os.lstat(target).st_mode
     except FileNotFoundError:
@@ -106,7 +108,7 @@ def part_file(path: str) -> Iterator[int]:
         yield fd
     finally:
         with contextlib.suppress(FileNotFoundError):
-            if _is_at(fd, path) and not os.fstat(fd).st_size:
+            if is_at(fd, path) and not os.fstat(fd).st_size:
                 os.unlink(path)
         os.close(fd)
 
@@ -124,9 +126,9 @@ def _open_part(path: str) -> int:
             what = os.fstat(fd)
             if not stat.S_ISREG(what.st_mode) or what.st_uid != os.geteuid():
                 raise errors.Refused(f"{path} is in the way: no regular file of yours; remove it")
-            if what.st_nlink == 1 and _is_at(fd, path):
+            if what.st_nlink == 1 and is_at(fd, path):
                 return fd
-            if _is_at(fd, path):
+            if is_at(fd, path):
                 # A get was killed between its last two steps: this inode is the finished file as well.
                 os.unlink(path)
         except BaseException:
@@ -136,7 +138,8 @@ def _open_part(path: str) -> int:
         os.close(fd)
 
 
-def _is_at(fd: int, path: str) -> bool:
+def is_at(fd: int, path: str) -> bool:
+    """True when a path leads to what a descriptor is of."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:

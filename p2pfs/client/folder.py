@@ -38,7 +38,6 @@ BATCH = 64
 """Small files that are asked for together: so many are open at once."""
 SPOOL_BYTES = 256 * 1024
 """A listing up to this size is kept in memory, a longer one in a file; there is one for each level of folders."""
-JOIN_S = 5.0
 TREE = "tree"
 
 
@@ -55,24 +54,39 @@ def part_folder(path: str) -> Iterator[None]:
 
     Raises Refused when it is somebody else's, or in use.
     """
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+    fd = _open_part(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            raise errors.Refused(f"{path} is in the way and no folder; remove it") from None
-        raise
-    try:
-        files.lock(fd, path)
-        what = os.fstat(fd)
-        if what.st_uid != os.geteuid() or stat.S_IMODE(what.st_mode) & 0o077:
-            raise errors.Refused(f"{path} is in the way: not a private folder of yours; remove it")
         yield
     finally:
         for empty in (os.path.join(path, TREE), path):
             with contextlib.suppress(OSError):
                 os.rmdir(empty)
+        os.close(fd)
+
+
+def _open_part(path: str) -> int:
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise errors.Refused(f"{path} is in the way and no folder; remove it") from None
+            raise
+        try:
+            files.lock(fd, path)
+            what = os.fstat(fd)
+            if what.st_uid != os.geteuid() or stat.S_IMODE(what.st_mode) & 0o077:
+                raise errors.Refused(f"{path} is in the way: not a private folder of yours; remove it")
+            if files.is_at(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        # Whoever had the lock before us was done and took it away; at its place may be that of a third.
         os.close(fd)
 
 
@@ -101,6 +115,8 @@ class FolderGet:
 
     def __init__(self, calls: Calls, deadline: Deadline, progress: OnProgress | None, about_bytes: int) -> None:
         self._calls = calls
+        self._fetching = Calls(calls.pool.branch())
+        """What the threads ask by: it ends with the get."""
         self._deadline = deadline
         self._progress = progress
         self._about_bytes = about_bytes
@@ -118,6 +134,8 @@ class FolderGet:
         self._target = target
         part = files.part_path(target, part_key)
         with part_folder(part):
+            # Another get may have had the part until now.
+            files.check_target(target, "directory", force=False)
             tree = os.path.join(part, TREE)
             self.run(root, tree)
             files.publish(tree, target, force=False)
@@ -129,7 +147,8 @@ class FolderGet:
             thread.start()
         try:
             with TreeWriter(path) as writer:
-                self.make(writer, root, path)
+                self.make(writer, root)
+                writer.check()
             self._put_small()
             for _ in threads:
                 self._put(None)
@@ -141,9 +160,12 @@ class FolderGet:
         except BaseException as error:
             self._error = self._error or error
             self._abandon()
+            # None is left behind: what it writes or empties later may have got its name by the next try.
             for thread in threads:
-                thread.join(JOIN_S)
+                thread.join()
             raise
+        finally:
+            self._fetching.pool.close()
 
     def _check(self) -> None:
         self._deadline.wait_s()
@@ -152,20 +174,20 @@ class FolderGet:
 
     # --- listing -------------------------------------------------------------------------------------
 
-    def make(self, writer: TreeWriter, cid: CID, path: str) -> None:
+    def make(self, writer: TreeWriter, cid: CID) -> None:
         """Make what a directory holds, and put its files into the queue."""
         for entry in self._entries(cid):
             name = os.fsencode(entry.name)
             if entry.type == "directory":
                 writer.enter(name)
-                self.make(writer, entry.cid, os.path.join(path, entry.name))
+                self.make(writer, entry.cid)
                 writer.leave()
             elif entry.type == "symlink":
                 found = parse(Stat, self._calls.object(self._deadline, "STAT", str(entry.cid)))
                 writer.symlink(name, os.fsencode(link_text(found)))
             else:
                 self.want(Job(writer.open_file(name), entry.cid, entry.size))
-        files.sync_folder(path)
+        writer.sync()
 
     def _entries(self, cid: CID) -> Iterator[Entry]:
         # The listing is taken at once: the node would not wait while the files of a long one are fetched.
@@ -204,13 +226,14 @@ class FolderGet:
     # --- fetching ------------------------------------------------------------------------------------
 
     def _abandon(self) -> None:
-        """Forget what waits, and wake whoever waits for more."""
+        """Forget what waits, and wake whoever waits for more, or for the node."""
         _close(self._small)
         with contextlib.suppress(queue.Empty):
             while True:
                 _close(self._jobs.get_nowait() or [])
         for _ in range(AT_ONCE):
             self._jobs.put_nowait(None)
+        self._fetching.pool.cut()
 
     def _work(self) -> None:
         while self._error is None:
@@ -240,7 +263,7 @@ class FolderGet:
     def _ask_small(self, batch: Batch) -> dict[CID, memoryview]:
         """The bytes of small files; the node leaves out what is not as small as the directory says, or hard to find."""
         body = batches.pack_cids(dict.fromkeys(job.cid for job in batch))
-        return dict(batches.unpack(memoryview(self._calls.body(self._deadline, "READS", body))))
+        return dict(batches.unpack(memoryview(self._fetching.body(self._deadline, "READS", body))))
 
     def content(self, job: Job, data: memoryview) -> memoryview:
         """What a small file holds when this came for it."""
@@ -249,10 +272,10 @@ class FolderGet:
     def fetch_one(self, job: Job) -> None:
         """A file that did not come with others."""
         advanced = self.advance_by_steps()
-        if self._calls.pool.is_local:
-            fetch_into(self._calls, job.fd, job.cid, self._deadline, advanced)
+        if self._fetching.pool.is_local:
+            fetch_into(self._fetching, job.fd, job.cid, self._deadline, advanced)
         else:
-            read_into(self._calls, job.fd, job.cid, job.size, self._deadline, advanced)
+            read_into(self._fetching, job.fd, job.cid, job.size, self._deadline, advanced)
         advanced(Progress(os.fstat(job.fd).st_size, None))
 
     def advance_by_steps(self) -> OnProgress:

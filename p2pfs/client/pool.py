@@ -74,8 +74,18 @@ class Patience(Limits):
         return self.deadline.wait_s()
 
     @property
+    def line_s(self) -> float:
+        """Until the rest of a line that began."""
+        return self.deadline.wait_s(PROGRESS_S)
+
+    @property
     def progress_s(self) -> float:
         """Until some progress of a body."""
+        return self.deadline.wait_s(PROGRESS_S)
+
+    @property
+    def taking_s(self) -> float:
+        """Until the node takes some of what we send."""
         return self.deadline.wait_s(PROGRESS_S)
 
     def whole_body_s(self, length: int) -> float:
@@ -91,10 +101,19 @@ class Pooled(NamedTuple):
     opened_s: float
     since_s: float
     """Idle since then."""
+    process: int
+    """Which opened it. After a fork the connection is still there, and its end would be the parent's loss."""
+
+    def close(self) -> None:
+        """Close the connection, in the process that opened it; in another one just let go of it."""
+        if self.process == os.getpid():
+            self.connection.close()
+        else:
+            self.connection.drop()
 
 
 class Pool:
-    """Connections to one node, opened when needed. Safe to use from several threads."""
+    """Connections to one node, opened when needed. Safe to use from several threads, and on both sides of a fork."""
 
     def __init__(self, address: str, tls_dir: str | None) -> None:
         """Raises UsageError when HOST:PORT comes without a folder of certificates."""
@@ -105,10 +124,25 @@ class Pool:
             raise errors.UsageError(
                 f"{address}: a node by HOST:PORT is reached over TLS; name the certificates' folder with --tls-dir"
             )
+        self._is_closed = False
+        self._is_cut = False
+        self._begin()
+
+    def _begin(self) -> None:
         self._instance = os.urandom(8).hex()
         self._idle: list[Pooled] = []
+        self._in_use: set[Connection] = set()
         self._guard = threading.Lock()
-        self._is_closed = False
+        self._process = os.getpid()
+
+    def _begin_after_fork(self) -> None:
+        # The idle connections are our parent's as well, and each of us would read the other's answers: they are
+        # dropped, not closed, which would end them for the parent. A thread of its may have had the lock.
+        if self._process != os.getpid():
+            idle = self._idle
+            self._begin()
+            for pooled in idle:
+                pooled.close()
 
     @contextlib.contextmanager
     def connection(self, deadline: Deadline) -> Iterator[Connection]:
@@ -116,10 +150,13 @@ class Pool:
         pooled = self._take() or self._open(deadline)
         pooled.patience.deadline = deadline
         try:
+            self._in_use.add(pooled.connection)
+            if self._is_cut:
+                raise errors.Unreachable("it was given up")
             yield pooled.connection
         except errors.P2pfsError as error:
             if error.is_fatal or pooled.connection.is_broken:
-                pooled.connection.close()
+                pooled.close()
             else:
                 self._give(pooled)
             if isinstance(error, errors.DeadlinePassed):
@@ -127,11 +164,14 @@ class Pool:
             raise
         except BaseException:
             # Ctrl-C, or a caller who stopped reading in the middle: what is still to come is unknown.
-            pooled.connection.close()
+            pooled.close()
             raise
+        finally:
+            self._in_use.discard(pooled.connection)
         self._give(pooled)
 
     def _take(self) -> Pooled | None:
+        self._begin_after_fork()
         while True:
             with self._guard:
                 if self._is_closed:
@@ -141,19 +181,19 @@ class Pool:
                 pooled = self._idle.pop()
             if self._is_young(pooled) and not _has_something_to_say(pooled.connection):
                 return pooled
-            pooled.connection.close()
+            pooled.close()
 
     def _is_young(self, pooled: Pooled) -> bool:
         now = time.monotonic()
         return now - pooled.since_s < IDLE_S and (self.is_local or now - pooled.opened_s < AGE_S)
 
     def _give(self, pooled: Pooled) -> None:
-        if not pooled.connection.is_broken:
+        if not pooled.connection.is_broken and pooled.process == self._process == os.getpid():
             with self._guard:
                 if not self._is_closed and len(self._idle) < MAX_IDLE:
                     self._idle.append(pooled._replace(since_s=time.monotonic()))
                     return
-        pooled.connection.close()
+        pooled.close()
 
     def _open(self, deadline: Deadline) -> Pooled:
         patience = Patience()
@@ -168,7 +208,7 @@ class Pool:
             connection.close()
             raise
         now = time.monotonic()
-        return Pooled(connection, patience, now, now)
+        return Pooled(connection, patience, now, now, os.getpid())
 
     def _advice(self, error: errors.Unreachable) -> str:
         if isinstance(error.__cause__, PermissionError):
@@ -197,13 +237,25 @@ class Pool:
 
         return client_context_from_dir(self._tls_dir)
 
+    def branch(self) -> Pool:
+        """Another one to the same node, for work that may have to be cut."""
+        return Pool(self.address, self._tls_dir)
+
+    def cut(self) -> None:
+        """Close it, and have every thread that waits for an answer get an Unreachable instead, now."""
+        self.close()
+        self._is_cut = True
+        for connection in list(self._in_use):
+            connection.cut()
+
     def close(self) -> None:
         """Close the idle connections; those in use are closed when their request ends."""
+        self._begin_after_fork()
         with self._guard:
             self._is_closed = True
             idle, self._idle = self._idle, []
         for pooled in idle:
-            pooled.connection.close()
+            pooled.close()
 
 
 def _has_something_to_say(connection: Connection) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from p2pfs import errors
-from p2pfs.client import files, unsealing
+from p2pfs.client import unsealing
 from p2pfs.client.answers import Entry, OnProgress
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
@@ -31,7 +31,7 @@ class SealedFolderGet(FolderGet):
         self._group_number = -1
         self._group: dict[str, Entry] = {}
 
-    def make(self, writer: TreeWriter, root: CID, path: str) -> None:
+    def make(self, writer: TreeWriter, root: CID) -> None:
         """Make what the index says, and put its files into the queue."""
         rows = unsealing.read_index(self._calls, root, self._key, self._deadline)
         if self._path:
@@ -40,17 +40,15 @@ class SealedFolderGet(FolderGet):
             name = os.fsencode(row.name)
             if row.kind == "enter":
                 writer.enter(name)
-                path = os.path.join(path, row.name)
             elif row.kind == "leave":
-                files.sync_folder(path)
-                path = os.path.dirname(path)
+                writer.sync()
                 writer.leave()
             elif row.kind == "symlink":
                 writer.symlink(name, os.fsencode(row.target))
             else:
                 entry = self._entry(root, row)
                 self.want(Job(writer.open_file(name), entry.cid, entry.size, row))
-        files.sync_folder(path)
+        writer.sync()
 
     def _entry(self, root: CID, row: Row) -> Entry:
         """What the node holds of a file. Its listing of a group is kept for the next row."""
@@ -75,6 +73,6 @@ class SealedFolderGet(FolderGet):
     def fetch_one(self, job: Job) -> None:
         """Any other file; here several come at once, so that each gets one thread."""
         assert job.row is not None
-        file = unsealing.find_file(self._calls, str(job.cid), job.row.key, self._deadline, job.row.size)
+        file = unsealing.find_file(self._fetching, str(job.cid), job.row.key, self._deadline, job.row.size)
         advance = self.advance_by_steps()
-        unsealing.read_into(self._calls, file, job.fd, self._deadline, advance, threads=1)
+        unsealing.read_into(self._fetching, file, job.fd, self._deadline, advance, threads=1)

@@ -37,12 +37,16 @@ class Settings(NamedTuple):
 
 
 def read_settings(path: str | None = None) -> Settings:
-    """client.ini; without it the defaults. Raises ConfigError for what it should not hold."""
+    """client.ini; without it the defaults. Raises ConfigError for what it should not hold, or cannot be reached."""
     path = path or settings_path()
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_SECRET_BYTES + 1)
     except FileNotFoundError:
+        # A volume that is not mounted, say: what it says may be that nothing leaves this machine in plain.
+        for way in (path, os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
+            if os.path.islink(way) and not os.path.exists(way):
+                raise errors.ConfigError(f"{path}: {way} is a symbolic link that leads nowhere") from None
         return Settings()
     except (OSError, UnicodeDecodeError) as error:
         raise errors.ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'it is no UTF-8'}") from None

@@ -7,6 +7,7 @@ import fcntl
 import io
 import itertools
 import os
+import socket
 import stat
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
@@ -54,11 +55,13 @@ def import_car(
 ) -> Imported:
     """IMPORT of a path or an open file."""
     with contextlib.ExitStack() as stack:
+        shown = None
         if isinstance(source, (str, os.PathLike)):
+            shown = show(os.fsencode(source))
             with local_errors():
                 source = stack.enter_context(open(source, "rb", buffering=0))
         out = stack.enter_context(outgoing(calls, "IMPORT", options, deadline, progress))
-        send_stream(out, source)
+        send_stream(out, source, shown)
         return parse(Imported, out.end())
 
 
@@ -143,30 +146,48 @@ def send_open_file(out: Outgoing, file: IO[bytes]) -> None:
 
 def whole_file(file: IO[bytes]) -> int | None:
     """The descriptor of a regular file that is open for reading, at its start, and of a size that the system knows."""
-    if not isinstance(file, (io.FileIO, io.BufferedReader)):
+    raw = _plain(file)
+    if raw is None or not raw.readable():
         return None
-    fd = file.fileno()
+    fd = raw.fileno()
     found = os.fstat(fd)
     is_whole = stat.S_ISREG(found.st_mode) and file.tell() == 0 and not hides_bytes(fd, found.st_size)
     return fd if is_whole else None
 
 
-def send_stream(out: Outgoing, file: IO[bytes]) -> None:
+def _plain(file: IO[bytes]) -> io.FileIO | None:
+    """What a file object reads from, where that is a descriptor and nothing else.
+
+    Any other object may have none (a member of a tar, a file that `Client.open` gave), or give other bytes than it has.
+    """
+    raw = file.raw if type(file) is io.BufferedReader else file
+    return raw if type(raw) is io.FileIO else None
+
+
+def send_stream(out: Outgoing, file: IO[bytes], shown: str | None = None) -> None:
     """What a file object still gives, as PARTs and END; memory stays at one PART."""
-    for piece in pieces(out, file):
+    for piece in pieces(out, file, shown):
         out.record("PART", body=piece)
     out.record("END")
 
 
-def pieces(out: Outgoing, file: IO[bytes]) -> Iterator[bytes]:
-    """What a file object still gives, in pieces as they come, with signs of life to the node meanwhile."""
+def pieces(out: Outgoing, file: IO[bytes], shown: str | None = None) -> Iterator[bytes]:
+    """What a file object still gives, in pieces as they come, with signs of life to the node meanwhile.
+
+    What the system refuses is raised as NotFound or Refused where the file is one that we opened, `shown` so; the
+    errors of a caller's own object are his.
+    """
     fd = _descriptor(file)
     # These two return what is there, where read() of other objects waits until a whole PART is.
     read = file.read1 if isinstance(file, io.BufferedReader) else file.read
     while True:
         if fd is not None:
             out.wait_readable(fd)
-        piece = read(wire.MAX_PART)
+        try:
+            with reading(shown) if shown is not None else contextlib.nullcontext():
+                piece = read(wire.MAX_PART)
+        except io.UnsupportedOperation as error:
+            raise errors.UsageError(f"a file that can be read is wanted: {error}") from None
         if not isinstance(piece, bytes):
             raise errors.UsageError(f"a binary file is wanted, not one that gives {type(piece).__name__}")
         if not piece:
@@ -176,9 +197,13 @@ def pieces(out: Outgoing, file: IO[bytes]) -> Iterator[bytes]:
 
 def _descriptor(file: IO[bytes]) -> int | None:
     """What can be waited for before a read; other objects may hold bytes that their descriptor knows nothing of."""
-    if not isinstance(file, (io.FileIO, io.BufferedReader)):
+    if type(file) is io.BufferedReader and type(file.raw) is socket.SocketIO:
+        # By TLS more may have come than the descriptor says.
+        return None if hasattr(file.raw._sock, "pending") else file.fileno()  # type: ignore[attr-defined]
+    raw = _plain(file)
+    if raw is None:
         return None
-    fd = file.fileno()
+    fd = raw.fileno()
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         # A wider pipe means fewer and larger PARTs; an unprivileged process may be out of its allowance.
         with contextlib.suppress(OSError):

@@ -59,13 +59,29 @@ class TreeWriter:
         self._inodes.append({})
 
     def leave(self) -> None:
-        """Go back to the directory above; not from the target itself."""
+        """Check that all is made, and go back to the directory above; not from the target itself."""
         if len(self._fds) == 1:
             raise ValueError("the target itself is left by close")
+        self.check()
         os.close(self._fds.pop())
         self._paths.pop()
         self._names.pop()
         self._inodes.pop()
+
+    def sync(self) -> None:
+        """Make the names in the directory durable. By its descriptor: its path may be longer than the system takes."""
+        os.fsync(self._fds[-1])
+
+    def check(self) -> None:
+        """Raise Refused when there is something in the directory that was not made here: nobody verified it."""
+        folder = self._fds[-1]
+        for name in map(os.fsencode, os.listdir(folder)):
+            if name in self._names[-1]:
+                continue
+            # Some file systems give a name back in another spelling.
+            if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino not in self._inodes[-1]:
+                path = os.path.join(self._paths[-1], name)
+                raise errors.Refused(f"{show(path)} is there, and no part of what is made; move it away")
 
     def open_file(self, name: bytes) -> int:
         """A descriptor for reading and writing a file, new or with what was in it; the caller closes it."""

@@ -178,7 +178,11 @@ def _parse_addresses(text: str) -> tuple[str, ...]:
 def _parse_path(text: str) -> Path:
     if not text or "\0" in text or "\n" in text:
         raise errors.UsageError(f"{text[:80]!r} is no path; allowed: {PATH_ALLOWED}")
-    return Path(os.path.abspath(os.path.expanduser(text)))
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        # It is not quoted: where a secret's path belongs, it may be the secret.
+        raise errors.UsageError("the ~ at its beginning is of nobody with a home here; write ./~ for such a name")
+    return Path(os.path.abspath(expanded))
 
 
 def _parse_mode(text: str) -> int:

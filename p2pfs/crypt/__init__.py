@@ -8,23 +8,24 @@ index      names and structure of an encrypted directory
 
 from __future__ import annotations
 
+import re
+
 SCHEME = "p2pfs:"
 """How a link begins."""
 
 
-_KEY_CHARS = len("k=") + 43
-"""Of a fragment that is the key itself: 32 bytes are 43 characters in base64url."""
+_KEY = re.compile(r"\s*k=[\w-]{32}", re.ASCII)
+"""How a fragment begins that is the key itself, or most of one: 32 bytes are 43 characters in base64url."""
 
 
 def is_link(ref: object) -> bool:
-    """True for a REF that is meant as a link to something encrypted: also for one that lost its beginning.
+    """True for what is meant as a link to something encrypted: also where it lost its beginning or some of its end.
 
     No node must be asked about such a one: it has the key in it.
     """
     if not isinstance(ref, str):
         return False
-    fragment = ref.rpartition("#")[2].strip()
-    return ref.startswith(SCHEME) or (fragment.startswith("k=") and len(fragment) == _KEY_CHARS)
+    return ref.startswith(SCHEME) or _KEY.match(ref.rpartition("#")[2]) is not None
 
 
 def without_key(ref: str) -> str:

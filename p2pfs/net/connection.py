@@ -96,6 +96,15 @@ class Connection:
         self.is_broken = True
         self._stream.close()
 
+    def cut(self) -> None:
+        """Have whoever waits for it in another thread meet its end."""
+        self._stream.cut()
+
+    def drop(self) -> None:
+        """Have no more of it here; it goes on for another process that has it."""
+        self.is_broken = True
+        self._stream.drop()
+
 
 class Answer(Iterator[bytes]):
     """The parts of a streaming answer; afterwards `result` is the body of the last line."""

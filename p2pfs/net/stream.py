@@ -138,15 +138,19 @@ class Stream:
         limits = self.limits
         end = time.monotonic() + limits.whole_body_s(size)
         try:
-            self._sock.settimeout(limits.progress_s)
+            progress_s = limits.progress_s
+            self._sock.settimeout(progress_s)
             while (done := done + self._read_ready(view[done:])) < size:
                 count = self._read(view[done:])
                 if not count:
                     self.is_gone = True
                     raise errors.Unreachable(f"{self.peer_name} closed the connection {size - done} bytes early")
                 done += count
-                if time.monotonic() > end:
-                    raise TimeoutError
+                left_s = end - time.monotonic()
+                if left_s < progress_s:
+                    if left_s <= 0:
+                        raise TimeoutError
+                    self._sock.settimeout(left_s)
         except (OSError, ValueError) as error:
             raise self._broken(error, f"did not send a body of {size} bytes in time") from None
 
@@ -278,6 +282,16 @@ class Stream:
             os.close(self._descriptors.popleft())
         with contextlib.suppress(OSError):
             self._shut(socket.SHUT_RDWR)
+        self._sock.close()
+
+    def cut(self) -> None:
+        """End the connection for whoever reads or sends in another thread now; that one closes it."""
+        self.is_gone = True
+        with contextlib.suppress(OSError):
+            self._shut(socket.SHUT_RDWR)
+
+    def drop(self) -> None:
+        """Close our descriptor alone: the connection goes on for another process that has it."""
         self._sock.close()
 
     def _shut(self, how: int) -> None:

@@ -83,6 +83,12 @@ def test_data_dir_follows_xdg() -> None:
     assert load(None, [], {"XDG_DATA_HOME": "relative"}).node.data_dir == Path("~/.local/share/p2pfs").expanduser()
 
 
+def test_a_home_that_nobody_has_is_no_folder_of_this_name() -> None:
+    with pytest.raises(errors.ConfigError, match=r"-o: node.data_dir: the ~ at its beginning is of nobody"):
+        load(None, ["node.data_dir=~nobody-of-this-name/p2pfs"], {})
+    assert load(None, ["node.data_dir=./~name"], {}).node.data_dir == Path("~name").absolute()
+
+
 def test_unknown_names_give_place_and_nearest(ini: Write) -> None:
     path = ini("# comment\n[node]\nname = a\n\ncapcity = 2\n")
     assert refused(path=path) == f"{path} line 5: [node] has no option capcity; did you mean capacity?"

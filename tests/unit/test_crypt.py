@@ -258,7 +258,7 @@ def test_a_key_is_not_shown() -> None:
     link = f"p2pfs:{CID_TEXT}/a#b#k=xyz"
     assert is_link(link) and without_key(link) == f"p2pfs:{CID_TEXT}/a#b"
     assert [without_key(ref) for ref in ("photos#1", CID_TEXT, "p2pfs:x")] == ["photos#1", CID_TEXT, "p2pfs:x"]
-    assert not is_link("p2pfs") and not is_link(CID.parse(CID_TEXT))
+    assert not is_link("notes#k=short") and not is_link("p2pfs") and not is_link(CID.parse(CID_TEXT))
 
 
 # --- the index ---------------------------------------------------------------------------------------

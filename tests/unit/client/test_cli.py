@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -238,6 +240,44 @@ def test_the_deadline_is_exit_4(run: Runner, node: FakeNode) -> None:
     late = "not done within 0.3 s; give it more with --timeout\n"
     assert one.stderr.decode() == f"p2pfs-cli: error: {late}"
     assert several.stderr.decode() == f"p2pfs-cli: error: a: {late}p2pfs-cli: error: b: {late}"
+
+
+@pytest.mark.parametrize("broken", ["full disk", "pipe"])
+def test_a_standard_error_that_takes_nothing_changes_no_exit_code(run: Runner, node: FakeNode, broken: str) -> None:
+    (run.folder / "there").write_bytes(b"x")
+    if broken == "pipe":
+        ours, theirs = os.pipe()
+        os.close(ours)
+    else:
+        theirs = os.open("/dev/full", os.O_WRONLY)
+    for words, code, stored in (
+        (("stat", "nothing"), 3, b""), (("--json", "stat", "nothing"), 3, b""),
+        (("store", "missing", "there"), 3, b"there"),
+    ):
+        with run.start(*words, stdout=subprocess.PIPE, stderr=theirs) as process:
+            assert stored in process.communicate(timeout=WAIT_S)[0]
+            assert process.returncode == code, words
+    os.close(theirs)
+
+
+def test_a_terminal_that_goes_away_ends_no_transfer(run: Runner, node: FakeNode) -> None:
+    (run.folder / "f").write_bytes(b"x")
+    ours, theirs = pty.openpty()
+    usual = node._store
+
+    def slowly(talk: Talk, line: wire.Line) -> None:
+        time.sleep(0.7)  # until the bar appears
+        talk.part({"bytes": 0, "new_bytes": 0})
+        os.read(ours, 1)
+        os.close(ours)
+        talk.part({"bytes": 1, "new_bytes": 1})
+        usual(talk, line)
+
+    node.hooks["STORE"] = slowly
+    with run.start("store", "f", stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        assert process.communicate(timeout=WAIT_S)[0].endswith(b"  f\n")
+        assert process.returncode == 0
 
 
 # --- pipes, terminals, interrupts ----------------------------------------------------------------------

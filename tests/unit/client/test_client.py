@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ import pytest
 from p2pfs import Client, errors
 from p2pfs.client import files, pool
 from p2pfs.core import wire
-from tests.unit.client.fake_node import FakeNode, Link, Talk, data_of, read_tree
+from tests.unit.client.fake_node import FakeNode, Gone, Link, Talk, data_of, read_tree
 
 MIB = 1024 * 1024
 WAIT_S = 60.0
@@ -52,6 +56,40 @@ def test_a_connection_is_used_again_unless_the_node_closed_it(node: FakeNode, cl
     assert node.connections == 2
 
 
+def in_child(work: Callable[[], bool]) -> int:
+    """The exit code of a forked process: 0 when `work` was true there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: those of the fake node
+        child = os.fork()
+    if not child:
+        code = 2
+        try:
+            code = 0 if work() else 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_process_shares_no_connection_with_its_parent(node: FakeNode, client: Client) -> None:
+    longer, shorter = data_of(3 * MIB), data_of(100_000)
+    rest = client.read(node.keep(longer))
+    begin = next(rest)  # a connection that is in use at the fork
+    client.status()  # and one that is idle
+    cid = node.keep(shorter)
+
+    def read() -> bool:
+        warnings.simplefilter("error")
+        rest.close()
+        is_right = b"".join(client.read(cid)) == shorter
+        client.close()
+        return is_right
+
+    assert in_child(read) == 0
+    assert begin + b"".join(rest) == longer, "the child ended its parent's connection"
+    client.status()
+    assert node.connections == 3, "the parent goes on with its two, and the child had one of its own"
+
+
 def test_threads_share_a_client(node: FakeNode, client: Client) -> None:
     cids = [node.keep(data_of(100_000 + i)) for i in range(8)]
     right: list[bool] = []
@@ -85,6 +123,26 @@ def test_the_deadline_is_the_whole_operations(node: FakeNode) -> None:
     with Client(node.address, timeout_s=0.1) as client, pytest.raises(errors.DeadlinePassed):
         for _ in client.read("anything"):
             pass
+
+
+def test_the_deadline_ends_a_body_that_began(node: FakeNode) -> None:
+    is_over = threading.Event()
+
+    def stop_in_the_middle(talk: Talk, line: wire.Line) -> None:
+        is_over.wait(1.4)
+        talk.sock.sendall(b"PART 1000\n" + bytes(500))
+        is_over.wait(0.5)
+        talk.sock.sendall(bytes(100))
+        is_over.wait(WAIT_S)
+        raise Gone
+
+    node.hooks["READ"] = stop_in_the_middle
+    begin = time.monotonic()
+    with Client(node.address, timeout_s=2.0) as client, pytest.raises(errors.DeadlinePassed):
+        list(client.read("anything"))
+    took_s = time.monotonic() - begin
+    is_over.set()
+    assert took_s < 2.3, "what came late in the middle of a body gave the node as much time again"
 
 
 def test_a_closed_client_says_so(node: FakeNode) -> None:

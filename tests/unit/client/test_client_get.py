@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,24 @@ def test_a_missing_folder_is_named(node: FakeNode, client: Client, here: Path) -
         client.get(node.keep(b"x"), "missing/f")
 
 
+def test_a_folder_that_cannot_be_synced_is_refused_before_anything_comes(
+    node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cid = node.keep(b"x")
+    usual = os.open
+
+    def refuse(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & os.O_DIRECTORY:  # as for a user who may write there and not read
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return usual(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(errors.Refused):
+        client.get(cid, "f")
+    assert os.listdir() == [], "it says that it failed, so nothing is there"
+
+
 def test_get_of_a_directory(node: FakeNode, client: Client, here: Path) -> None:
     tree = {
         b"a": b"1", b"empty": {}, b"deep": {b"er": {b"f": data_of(70_000)}}, b"link": Link(b"a"),
@@ -187,6 +206,78 @@ def test_a_directory_continues_from_its_part(node: FakeNode, client: Client, her
     client.get(cid, "t")
     assert read_tree(b"t") == tree
     assert os.listdir() == ["t"]
+
+
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_a_directory_whose_paths_are_longer_than_the_system_takes(
+    node: FakeNode, client: Client, here: Path, encrypt: bool
+) -> None:
+    inside = ["n" * 250] * 15
+    # As long as what can be stored from here; the part's name, which comes before it in a get, is longer than "d".
+    inside.append("m" * min(250, 4080 - len(os.path.abspath("/".join(["d", *inside])))))
+    os.makedirs("/".join(["d", *inside]))
+    Path("/".join(["d", *inside, "f"])).write_bytes(b"x")
+    stored = client.store("d", encrypt=encrypt)
+    client.get(stored.link or stored.cid, "o" * 255)
+    for name in ("o" * 255, *inside):
+        os.chdir(name)
+    assert Path("f").read_bytes() == b"x"
+
+
+def test_what_was_put_into_a_part_is_no_part_of_the_directory(node: FakeNode, client: Client, here: Path) -> None:
+    cid = node.keep({b"a": {b"b": data_of(70_000)}})
+    for place in ("tree", "tree/a"):
+        part = Path(files.part_path("t", cid))
+        part.mkdir(mode=0o700, exist_ok=True)
+        (part / place).mkdir(parents=True, exist_ok=True)
+        (part / place / "more").write_bytes(b"nobody verified it")
+        with pytest.raises(errors.Refused, match=f"{place}/more. is there, and no part of"):
+            client.get(cid, "t")
+        assert not os.path.lexists("t")
+        (part / place / "more").unlink()
+    client.get(cid, "t")
+    assert read_tree(b"t") == {b"a": {b"b": data_of(70_000)}}
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_a_get_that_waited_for_another_ones_part_does_not_write_into_a_thirds(
+    node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch, third: bool
+) -> None:
+    cid = node.keep({b"f": data_of(70_000)})
+    part = files.part_path("t", cid)
+    os.mkdir(part, 0o700)
+    first = os.open(part, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    usual, waits = time.sleep, threading.Event()
+    monkeypatch.setattr(time, "sleep", lambda seconds: (waits.set(), usual(seconds)))
+    failed: list[errors.P2pfsError] = []
+
+    def get() -> None:
+        try:
+            client.get(cid, "t")
+        except errors.P2pfsError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=get)
+    thread.start()
+    assert waits.wait(WAIT_S)
+    os.rmdir(part)  # The first one is done,
+    held = -1
+    if third:  # and another one has begun in a part of its own,
+        monkeypatch.setattr(files, "LOCK_WAIT_S", 0.0)
+        os.mkdir(part, 0o700)
+        held = os.open(part, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+    else:
+        os.mkdir("t")
+    os.close(first)
+    thread.join(WAIT_S)
+    assert ["is being written by another get" if third else "t exists"] == [
+        text for text in ("is being written by another get", "t exists") if text in str(failed)
+    ]
+    assert os.listdir(part if third else "t") == []
+    if third:
+        os.close(held)
 
 
 def test_small_files_come_together_and_those_that_are_right_already_stay(
@@ -294,3 +385,32 @@ def test_a_full_disk_names_what_was_to_come(
             client.get(name, here / f"{name}-copy")
     with pytest.raises(errors.NoSpace, match=r"f\.car: no space left on device"):
         client.export_car("f", here / "f.car")
+
+
+def test_a_directory_that_failed_leaves_nobody_who_writes_to_it_later(
+    remote: tuple[FakeNode, Client], here: Path
+) -> None:
+    node, client = remote
+    hanging, failing = data_of(200_000), data_of(300_000)
+    node.keep({b"hangs": hanging, b"never": failing}, "dir")
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def read(talk: Talk, line: wire.Line) -> None:
+        if line.args[0] == cid_of(failing):
+            assert has_begun.wait(WAIT_S)
+            raise errors.NotFound("nobody has it")
+        talk.part(hanging[:100_000])
+        has_begun.set()
+        may_end.wait(WAIT_S)  # as a node that hangs
+
+    node.hooks["READ"] = read
+    try:
+        begin = time.monotonic()
+        with pytest.raises(errors.NotFound):
+            client.get("dir")
+        assert time.monotonic() - begin < 4, "it waited for the node that hangs"
+        left = [thread.name for thread in threading.enumerate() if thread.name.startswith("get-")]
+        assert not left, "whoever waits still empties the file when the node is given up, got by somebody else or not"
+    finally:
+        may_end.set()
+    assert client.stat("dir").type == "directory", "the client's own connection was cut, too"

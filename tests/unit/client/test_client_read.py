@@ -159,3 +159,35 @@ def test_any_json_is_an_answer_or_a_protocol_error(value: Any) -> None:
         except errors.ProtocolError:
             continue
         assert parsing.parse(shape, parsing.plain(parsed)) == parsed
+
+
+@pytest.mark.parametrize(("offset", "length"), [(-5, 10), (0, -1), (5, -5), (-(2**21), None)])
+def test_a_range_that_is_none_is_refused(
+    node: FakeNode, client: Client, tmp_path: Path, offset: int, length: int | None
+) -> None:
+    (tmp_path / "f").write_bytes(data_of(100_000))
+    for ref in (node.keep(data_of(100_000)), client.store(tmp_path / "f", encrypt=True).link):
+        assert ref is not None
+        with pytest.raises(errors.UsageError, match="0 or more"):
+            list(client.read(ref, offset, length))
+
+
+def test_an_answer_that_failed_or_was_closed_has_no_end(node: FakeNode, client: Client) -> None:
+    node.keep(data_of(100_000), "f")
+
+    def break_off(talk: Talk, line: wire.Line) -> None:
+        raise errors.Unreachable("it broke off")
+
+    left = client.explain("f")
+    next(left)
+    left.close()
+    with pytest.raises(errors.UsageError, match="closed before its end"):
+        left.end.asked  # noqa: B018 - it raises
+    assert list(left) == []
+    node.hooks["EXPLAIN"] = break_off
+    failed = client.explain("f")
+    for _ in range(2):
+        with pytest.raises(errors.Unreachable):
+            list(failed)
+    with pytest.raises(errors.Unreachable):
+        failed.end.asked  # noqa: B018 - it raises

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import socket
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from p2pfs import Client, errors
 from p2pfs.client import answers, outgoing, sending
 from p2pfs.client.deadline import Deadline
+from p2pfs.core import wire
 from tests.unit.client.fake_node import FakeNode, Link, cid_of, data_of
 
 MIB = 1024 * 1024
@@ -69,6 +71,11 @@ def test_a_read_error_names_the_file(
             client.store("tree", encrypt=encrypt)
 
 
+def test_a_car_that_cannot_be_read_is_named(client: Client) -> None:
+    with pytest.raises(errors.Refused, match=r"cannot read ./proc/self/mem.: Input/output error"):
+        client.import_car("/proc/self/mem")
+
+
 @pytest.mark.parametrize("encrypt", [False, True])
 def test_what_fails_in_a_callback_is_not_blamed_on_the_file(
     node: FakeNode, client: Client, here: Path, monkeypatch: pytest.MonkeyPatch, encrypt: bool
@@ -99,6 +106,34 @@ def test_an_open_file_goes_by_descriptor_from_its_start_and_else_in_line(
         stored = client.store(file)
     assert node.trees[str(stored.cid)] == b"456789"
     assert node.records == ["FD", "FILE", "PART", "END"]
+
+
+def test_a_file_object_whose_bytes_are_not_those_of_a_descriptor_is_read_as_it_reads(
+    node: FakeNode, client: Client, here: Path
+) -> None:
+    data = data_of(2 * MIB + 1)
+    Path("f").write_bytes(data)
+    with tarfile.open("t.tar", "w") as tar:
+        tar.add("f")
+    cid = node.keep(data)
+
+    class Backwards(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(size)[::-1]
+
+    with (
+        tarfile.open("t.tar") as tar, client.open(cid) as opened, Backwards("f") as backwards,
+        client.open(cid) as again,
+    ):
+        member = tar.extractfile("f")
+        assert member is not None
+        assert str(client.store(member).cid) == cid, "a member of a tar"
+        assert str(client.store(opened).cid) == cid, "what is stored already"
+        pieces = [data[at : at + wire.MAX_PART][::-1] for at in range(0, len(data), wire.MAX_PART)]
+        assert str(client.store(backwards).cid) == cid_of(b"".join(pieces)), "what the object gives, not its descriptor"
+        assert client.store(again, encrypt=True).size == len(data), "and that encrypted"
+    with open("w", "wb", buffering=0) as written, pytest.raises(errors.UsageError, match="can be read"):
+        client.store(written)
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB, 3 * MIB + 7])
