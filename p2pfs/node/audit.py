@@ -289,6 +289,8 @@ class Audit:
         else:
             report.collected = self._collection.drop(haul.rows, self._wanting.inventory, is_dry)
             report.is_cut = haul.left.blocks > 0
+            if report.collected.blocks and not is_dry:
+                self.repair.forget_failures()
         for amount in waiting:
             report.waiting = report.waiting.plus(amount.blocks, amount.bytes)
         if not report.held_up and not is_dry:

@@ -264,6 +264,7 @@ class Node:
         self.services.cluster.changed()
         self.services.pinning.catalog.max_records = config.storage.max_pins
         self.services.local.store.set_limits(config.storage.max_size or None, config.storage.reserve_free)
+        self.services.audit.repair.forget_failures()
 
     def wait(self) -> None:
         """Until the node is stopped; raises the error of a part that it cannot do without."""

@@ -27,7 +27,7 @@ IDLE_S = 5.0
 HEAL_AT_ONCE = 64
 RETRY_S = 2.0
 RETRY_MOST_S = 300.0
-"""A block that could not be fetched is sought again after RETRY_S, then twice as long each time, up to this."""
+"""A block that could not be fetched, or kept, is sought again after RETRY_S, then twice as long each time, up to this."""
 
 
 class Repair:
@@ -68,7 +68,7 @@ class Repair:
         self._work.set()
 
     def forget_failures(self) -> None:
-        """Try everything again now: members came, or somebody asks for it."""
+        """Try everything again now: members came, there is room again, or somebody asks for it."""
         self._retries.clear()
 
     def heal(self, block: Multihash) -> None:
@@ -141,13 +141,13 @@ class Repair:
         return len(holders) >= self._wanted(live)
 
     def _keep(self, live: Live, cid: CID, data: memoryview) -> None:
+        """Raises NoSpace when there is no room for it here, nor for enough copies elsewhere."""
         try:
             self._local.put(cid.multihash, data, is_verified=True)
         except errors.NoSpace as refusal:
-            if self._displace(live, cid, data, refusal):
-                self.backlog.set_aside(live, "displaced")
-            else:
-                self.backlog.set_aside(live, "failed")
+            if not self._displace(live, cid, data, refusal):
+                raise
+            self.backlog.set_aside(live, "displaced")
             return
         self.backlog.done(live)
         self._count(len(data))

@@ -18,6 +18,7 @@ from p2pfs.node import repairing
 from p2pfs.node.backlog import Amount, part_of
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.local import LocalStore
+from p2pfs.node.place import Copies
 from p2pfs.node.repairing import Repair
 from p2pfs.store.memory import MemoryStore
 
@@ -159,5 +160,25 @@ def test_without_room_what_others_hold_is_not_fetched() -> None:
         site.compare()
         site.wait(lambda: site.repair.backlog.displaced == Amount(1, len(DATA)))
         assert site.others.asked == 0
+    finally:
+        site.close()
+
+
+def test_what_finds_no_room_anywhere_is_fetched_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full cluster, or a disk that takes no writes: else all of it would come again and again, for nothing."""
+    monkeypatch.setattr(repairing, "RETRY_S", 1000.0)
+    site = Site(max_size=len(DATA) - 1)
+    site.others.holding = {"b"}
+    site.repair._placer = SimpleNamespace(put=lambda *_: Copies(("b",), is_new=False))  # type: ignore[assignment]
+    try:
+        for _ in range(5):
+            site.compare()
+            site.wait(lambda: site.repair.is_idle)
+        assert site.others.asked == 1
+        assert site.repair.backlog.missing == Amount(1, len(DATA))
+        site.local.store.set_limits(None, 0)
+        site.repair.forget_failures()
+        site.compare()
+        site.wait(lambda: site.repair.fetched_blocks == 1)
     finally:
         site.close()
