@@ -115,8 +115,11 @@ def pin(services: Services, session: Session, line: Line) -> None:
     refused = sum(map(pinning.is_refused, records))
     changed = pinning.take_in(records, member_id(session))
     full = pinning.without_room(records)
+    answer = {"changed": changed, "refused": refused, "full": full}
+    if changed < len(records) and (tombstone := pinning.outranked(records)):
+        answer["outranked_by"] = tombstone
     seen = {} if records else {"seen": services.levelling.levels.seen()}
-    session.reply(wire.dump_json({"changed": changed, "refused": refused, "full": full} | seen))
+    session.reply(wire.dump_json(answer | seen))
 
 
 def digests(services: Services, session: Session, line: Line) -> None:
