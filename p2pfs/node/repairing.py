@@ -27,7 +27,7 @@ IDLE_S = 5.0
 HEAL_AT_ONCE = 64
 RETRY_S = 2.0
 RETRY_MOST_S = 300.0
-"""A block that could not be fetched, or kept, is tried again after RETRY_S, then twice as long each time, up to this."""
+"""A block that could not be fetched or kept is tried again after RETRY_S, then twice as long each time, up to this."""
 
 
 class Repair:
