@@ -36,7 +36,7 @@ class Ingest(Work):
         wanted: int, quorum: int, is_dry: bool = False, renew_s: Callable[[], float] = lambda: MOST_S,
         quorum_now: Callable[[], int] = lambda: 1,
     ) -> None:
-        """As of now: `renew_s`, how often what was placed is made young again; `quorum_now`, what it would begin with."""
+        """`renew_s`: how often what was placed is made young again; `quorum_now`: that of a store which begins now."""
         super().__init__()
         self.local = local
         self.buffers = buffers

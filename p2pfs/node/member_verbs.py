@@ -71,6 +71,7 @@ def have(services: Services, session: Session, line: Line) -> None:
 
 def put(services: Services, session: Session, line: Line) -> None:
     """PUT: a block from the socket into a buffer, from the buffer durably to the disk."""
+    services.local.await_count(BUFFER_WAIT_S)
     with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
         session.body_into(data)
         token = services.local.put(line.args[0].multihash, data)
@@ -87,6 +88,7 @@ def get(services: Services, session: Session, line: Line) -> None:
 
 def puts(services: Services, session: Session, line: Line) -> None:
     """PUTS: as PUT for several small blocks, which wait for the disk together."""
+    services.local.await_count(BUFFER_WAIT_S)
     with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
         session.body_into(data)
         blocks = [(cid.multihash, block) for cid, block in batches.unpack(data)]

@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 SAVE_S = 5.0
 SAVE_DEAD_S = 30.0
 SPACE_S = 5.0
+RECOUNT_S = 600.0
+"""After a count that failed: each one looks at every file up to the one that cannot be looked at."""
 PLACEMENT_S = 1.0
 
 
@@ -217,7 +219,11 @@ class Node:
         self._over.set()
 
     def _recount(self) -> float:
-        self.services.local.run(self.services.local.store.recount)
+        try:
+            self.services.local.count()
+        except errors.P2pfsError as error:
+            log.warning("what is stored cannot be counted: %s; again in %g s", error, RECOUNT_S)
+            return RECOUNT_S
         return 24 * 3600.0
 
     def _report_space(self) -> float:

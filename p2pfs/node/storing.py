@@ -67,6 +67,7 @@ def running(session: Session, ingest: Ingest) -> Iterator[None]:
     """Send progress while the body runs; a client that went away ends it. Want of room takes back what was written."""
     with reporting(session, lambda: {"bytes": ingest.bytes, "new_bytes": ingest.new_bytes}, ingest.fail):
         try:
+            ingest.local.await_count()  # before it holds buffers, for which those who read wait
             yield
             ingest.join()
         except errors.NoSpace:

@@ -102,6 +102,10 @@ class BlockStore(Protocol):
         Files that are no blocks are skipped. A block that is put or removed meanwhile may be in it or not.
         """
 
+    @property
+    def needs_count(self) -> bool:
+        """A `put` has to count all that is here before it knows whether there is room, and all others wait for it."""
+
     def usage(self) -> Usage:
         """How many blocks and bytes are here. Does not touch the disk."""
 

@@ -280,6 +280,11 @@ class DiskStore:
 
     # --- figures -------------------------------------------------------------------------------------
 
+    @property
+    def needs_count(self) -> bool:
+        """See `BlockStore.needs_count`: after an unclean stop, with a `max_size`."""
+        return self._space.needs_count
+
     def usage(self) -> Usage:
         """See `BlockStore.usage`."""
         return self._space.usage()

@@ -122,6 +122,9 @@ class MemoryStore:
             found = [block for block in self._blocks if shard_of(block) == shard]
         yield from sorted(found, key=digest_of)
 
+    needs_count = False
+    """See `BlockStore.needs_count`."""
+
     def usage(self) -> Usage:
         """See `BlockStore.usage`."""
         with self._lock:
