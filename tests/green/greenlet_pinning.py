@@ -407,10 +407,10 @@ def test_a_database_that_breaks_while_the_node_runs_is_begun_anew_from_journal_a
     assert world.live("n0") == world.live("n1") == {0, 1}
 
 
-def store(world: World, id: str, quorum: int) -> None:
+def store(world: World, id: str, quorum: int, pin: Pin | None = None) -> None:
     """The pin of a store at a node, whose blocks are all there."""
     node = world.nodes[id]
-    pin = Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), id)
+    pin = pin or Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), id)
     cluster = SimpleNamespace(names=", ".join)
     ingest = SimpleNamespace(keep=lambda: None, quorum=quorum)
     make_pins(cast(Any, SimpleNamespace(pinning=node, cluster=cluster)), cast(Any, ingest), [pin])
@@ -481,6 +481,25 @@ def test_what_is_stored_after_it_was_removed_by_a_clock_that_is_ahead_stays(
     if late:
         world.restart_empty("n2")  # it has not heard of it either, and makes the quorum before n1 has answered
     store(world, "n0", 2)
+    world.level()
+    assert [world.live(id) for id in world.nodes] == [{0}] * 3
+
+
+def test_a_pin_whose_copies_took_long_is_not_taken_for_one_that_was_removed(world: World) -> None:
+    """n1 saw what n0 had after the pin was thought of, and before it was made; then the others were struck there."""
+    node = world.nodes["n0"]
+    early = Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), "n0")
+    world.write("n1", 1)
+    world.write("n1", 1, removed=True)
+    world.now_ms += 300_000
+    world.level()
+    world.cut("n1")
+    store(world, "n0", 2, early)
+    world.forgotten = {"n0", "n2"}
+    world.pass_days(100)
+    assert world.levelling["n1"].purge(LIFE_S) == 1
+    world.forgotten = set()
+    world.cut()
     world.level()
     assert [world.live(id) for id in world.nodes] == [{0}] * 3
 
