@@ -266,12 +266,9 @@ class Audit:
         self.done = done
 
     def _publish(self) -> None:
-        figures, self._last_end = self.figures, round(time.time(), 3)
+        self._last_end = round(time.time(), 3)
         metrics.AUDITS.inc()
         metrics.AUDIT_END.set(self._last_end)
-        metrics.LEFT_BYTES.set(figures.missing_bytes)
-        metrics.BELOW_BLOCKS.set(figures.below_blocks)
-        metrics.LOST_BLOCKS.set(figures.lost_blocks)
 
     # --- collecting ----------------------------------------------------------------------------------
 
