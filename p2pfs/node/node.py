@@ -296,8 +296,9 @@ class Node:
         """
         services = self.services
         steps: list[Callable[[], object]] = [
-            self._server.close, self._connections.close, services.audit.stop, services.scrub.stop, self._leave,
-            services.gossip.stop, self._save_members, services.levelling.stop, services.pinning.stop,
+            self._server.close, services.local.store.stop_counting, self._connections.close, services.audit.stop,
+            services.scrub.stop, self._leave, services.gossip.stop, self._save_members, services.levelling.stop,
+            services.pinning.stop,
             services.reader.close, services.small.close, services.fetcher.close, services.cluster.peers.close,
             self._group.close,
             lambda: services.local.run(services.local.store.close), services.local.close, self._lock.close,

@@ -110,7 +110,13 @@ class BlockStore(Protocol):
         """How many blocks and bytes are here. Does not touch the disk."""
 
     def recount(self) -> Usage:
-        """Count what is here from the beginning, beside puts and removals, and make `usage` exact."""
+        """Count what is here from the beginning, beside puts and removals, and make `usage` exact.
+
+        Raises Interrupted after `stop_counting`.
+        """
+
+    def stop_counting(self) -> None:
+        """End a `recount` in another thread soon, and with it whatever waits for it: `close` is to follow."""
 
     def free_bytes(self) -> int:
         """How much more the limits and the disk leave room for."""

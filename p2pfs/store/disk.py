@@ -305,6 +305,10 @@ class DiskStore:
         self._recount.run()
         return self._space.usage()
 
+    def stop_counting(self) -> None:
+        """See `BlockStore.stop_counting`."""
+        self._recount.stop()
+
     def _sizes(self, shard: int) -> Iterator[int]:
         """Of the blocks of a shard, in bytes."""
         for block in self.iterate(shard):

@@ -134,6 +134,9 @@ class MemoryStore:
         """See `BlockStore.recount`."""
         return self.usage()
 
+    def stop_counting(self) -> None:
+        """See `BlockStore.stop_counting`."""
+
     def free_bytes(self) -> int:
         """See `BlockStore.free_bytes`: without a limit, what would fit on any disk of today."""
         limit = self._max_size if self._max_size is not None else 1 << 60

@@ -72,6 +72,16 @@ def test_many_that_write_while_the_disk_is_counted_keep_nobody_from_reading(site
     assert site.local.usage() == site.local.store.recount()
 
 
+def test_a_node_that_stops_does_not_wait_for_the_count(site: Site) -> None:
+    put = site.group.spawn("put", site.put, 1)
+    green.sleep(0.05)
+    site.local.store.stop_counting()
+    site.may_count.set()
+    put.join(30)
+    assert put.dead and (site.kept, site.counts) == (0, 1)
+    assert site.local.store.needs_count, "and the next start counts again"
+
+
 def test_a_count_that_fails_fails_those_that_write_and_the_next_one_may_succeed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
