@@ -52,6 +52,8 @@ class Repair:
         """Of blocks that could not be fetched: before when there is no use in it, and how long that was."""
         self._work = green.Event()
         self._healing: dict[Multihash, None] = {}
+        self.on_unhealed: Callable[[], None] | None = None
+        """Called on the hub when a bad copy was not replaced: a comparison has to find it. Must not block."""
         self._group = green.Group("repair")
 
     def start(self) -> None:
@@ -73,9 +75,15 @@ class Repair:
 
     def heal(self, block: Multihash) -> None:
         """This node's copy was bad and is in quarantine: get a good one, wanted by a pin or not."""
-        if len(self._healing) < HEAL_AT_ONCE:  # the next comparison finds the others
+        if len(self._healing) < HEAL_AT_ONCE:
             self._healing[block] = None
             self._work.set()
+        else:
+            self._leave_to_comparison()
+
+    def _leave_to_comparison(self) -> None:
+        if self.on_unhealed is not None:
+            self.on_unhealed()
 
     @property
     def is_idle(self) -> bool:
@@ -178,6 +186,7 @@ class Repair:
             log.info("a good copy of %s is here again", cid)
         except errors.P2pfsError as error:
             log.warning("there is no good copy of %s here: %s", cid, error)
+            self._leave_to_comparison()
 
     def _rest(self) -> None:
         """Wait until what came is paid for; what users do goes first. A search that finds nothing costs nothing."""

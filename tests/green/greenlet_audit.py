@@ -139,3 +139,14 @@ def test_the_gauges_follow_the_repair_and_not_the_last_comparison_of_all(site: S
     backlog.done(live)
     refresh_gauges(services)
     assert b"\np2pfs_left_bytes 0.0\n" in metrics.render()
+
+
+def test_what_was_not_healed_is_compared_soon(site: Site) -> None:
+    audit = site.audit
+    site.is_readable = True
+    audit._do(Work.WALK, is_dry=False)
+    now = audit._agenda._begun_at
+    assert audit._agenda.wait_s(now) > 60.0
+    audit._compare_soon()
+    assert audit._agenda.wait_s(now) < 60.0
+    assert audit._agenda.next(now + 60.0) is Work.COMPARE

@@ -182,3 +182,22 @@ def test_what_finds_no_room_anywhere_is_fetched_less_and_less_often(monkeypatch:
         site.wait(lambda: site.repair.fetched_blocks == 1)
     finally:
         site.close()
+
+
+def test_a_bad_copy_that_is_not_replaced_at_once_is_left_to_a_comparison(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be missing, and no figure would say so, until the next walk in an hour."""
+    left = 0
+
+    def note() -> None:
+        nonlocal left
+        left += 1
+
+    site.repair.on_unhealed = note
+    site.others.has_it = False
+    site.repair.heal(LIVE.block)
+    site.wait(lambda: left == 1)
+    monkeypatch.setattr(repairing, "HEAL_AT_ONCE", 0)
+    site.repair.heal(LIVE.block)
+    assert left == 2, "there are too many"
