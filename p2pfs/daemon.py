@@ -251,15 +251,25 @@ class Daemon:
             self._stop()
 
     def _stop(self) -> None:
-        """Stop the node, whoever asks first; the others wait for it."""
+        """Stop the node, whoever asks first; the others wait for it. After STOP_S the process ends all the same."""
         if self._is_stopping:
             self._stopped.wait(STOP_S)
             return
         self._is_stopping = True
+        patience = green.Group("patience")
+        patience.spawn("stop", self._give_up)
         try:
             self._node.stop()
         finally:
+            patience.close()
             self._stopped.set()
+
+    @staticmethod
+    def _give_up() -> None:
+        """End the process when the stop hangs: a disk that does not answer would keep it for ever."""
+        green.sleep(STOP_S)
+        log.error("the stop takes over %g s: the process ends now; what was acknowledged is on disk", STOP_S)
+        os._exit(1)
 
     def _reload(self) -> None:
         if self._stops_asked:

@@ -11,6 +11,7 @@ from p2pfs import errors
 from p2pfs.client import answers, parsing, reports
 from p2pfs.core import batches, dag, pins, wire, words
 from p2pfs.core.cid import CID
+from p2pfs.core.hlc import MAX_STAMP
 from p2pfs.core.member import Member, news_from_wire, news_to_wire
 from p2pfs.core.membership import Membership, Timing
 from p2pfs.core.pins import Pin
@@ -101,6 +102,11 @@ def check_levels(found: tuple[bytes, Digests]) -> None:
 def check_seen(seen: dict[str, int] | None) -> None:
     """Told to others, it is the same."""
     assert seen is None or parse_seen(json.dumps({"seen": seen}).encode("ascii")) == seen
+
+
+def check_stamp(stamp: int) -> None:
+    """There is a later one that every catalog takes."""
+    assert 0 <= stamp < stamp + 1 <= MAX_STAMP
 
 
 def parse_pins(body: bytes) -> list[Pin]:

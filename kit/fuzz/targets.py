@@ -19,6 +19,7 @@ from p2pfs.net import certificates
 from p2pfs.node.health import Checkup
 from p2pfs.node.hello import parse_hello
 from p2pfs.node.levels import parse_seen
+from p2pfs.node.pinning import outranked_by
 from p2pfs.node.storing import OPTIONS
 from p2pfs.setup.guest import parse_welcome
 
@@ -46,6 +47,7 @@ TARGETS: dict[str, Target] = {target.name: target for target in (
     Target("outcomes", messages.parse_outcomes, (ProtocolError,), messages.check_outcomes, (*_REPLIES, "old", "new ")),
     Target("digests", messages.parse_levels, (ProtocolError,), messages.check_levels, max_bytes=16384),
     Target("seen", parse_seen, (ProtocolError,), messages.check_seen, ("seen", *_JSON)),
+    Target("outranked", outranked_by, (ProtocolError,), messages.check_stamp, ("outranked_by", *_JSON)),
     Target("bucket", pins.split_digests, (ProtocolError,)),
     Target("pins", messages.parse_pins, (ProtocolError,), messages.check_pins, Pin._fields + _JSON + _CIDS),
     Target("news", messages.parse_news, (ProtocolError,), messages.check_news,

@@ -129,16 +129,26 @@ class Server:
         refused_s = 0.0
         while not self._is_draining and (accepted := self._accept(door)) is not None:
             begin = time.monotonic()
-            sock, address = accepted
-            stranger = self._doorman.admit(sock, address[0])
-            if stranger is not None:
-                self._spawn("connection", self._connection, context, stranger, address)
+            if self._let_in(context, *accepted):
                 continue
-            sock.close()
             refused_s += time.monotonic() - begin
             if refused_s > REFUSING_S:
                 time.sleep(2 * refused_s)
                 refused_s = 0.0
+
+    def _let_in(self, context: Context, sock: socket.socket, address: Any) -> bool:
+        """False when it was closed. Nothing is raised: a node that accepts no more looks alive for long."""
+        try:
+            stranger = self._doorman.admit(sock, address[0])
+        except Exception:
+            metrics.GREENLET_FAILURES.inc()
+            log.exception("a connection from %s could not be taken in", address[0])
+            stranger = None
+        if stranger is None:
+            sock.close()
+            return False
+        self._spawn("connection", self._connection, context, stranger, address)
+        return True
 
     def _accept(self, door: _Door) -> tuple[socket.socket, Any] | None:
         """The next connection; None when no more are wanted."""

@@ -14,7 +14,7 @@ from typing import Any
 from p2pfs import errors, green, metrics
 from p2pfs.config import Config
 from p2pfs.core import wire
-from p2pfs.core.agenda import SETTLE_S, Agenda, Work
+from p2pfs.core.agenda import SETTLE_S, UNSETTLED_S, Agenda, Work
 from p2pfs.core.health import Figures
 from p2pfs.core.pins import Pin
 from p2pfs.node.backlog import PARTS, Amount
@@ -83,6 +83,7 @@ class Audit:
         self._cluster.on_change = self.members_changed
         self._pinning.on_change = self.pins_changed
         self._local.on_corrupt = self.repair.heal
+        self.repair.on_unhealed = self._compare_soon
         self.repair.start()
         self._losses.start()
         self._group.loop("worker", self._step)
@@ -102,6 +103,11 @@ class Audit:
         """Other members own shards, or can be reached."""
         self.repair.forget_failures()
         self._agenda.members_changed(time.monotonic(), bool(self.report.held_up))
+        self._wake.set()
+
+    def _compare_soon(self) -> None:
+        """Bad copies went, and no good ones came in their place: they are missing, and count so after a comparison."""
+        self._agenda.want(Work.COMPARE, time.monotonic() + UNSETTLED_S)
         self._wake.set()
 
     def pins_changed(self, pins: list[Pin]) -> None:
@@ -267,12 +273,9 @@ class Audit:
         self.done = done
 
     def _publish(self) -> None:
-        figures, self._last_end = self.figures, round(time.time(), 3)
+        self._last_end = round(time.time(), 3)
         metrics.AUDITS.inc()
         metrics.AUDIT_END.set(self._last_end)
-        metrics.LEFT_BYTES.set(figures.missing_bytes)
-        metrics.BELOW_BLOCKS.set(figures.below_blocks)
-        metrics.LOST_BLOCKS.set(figures.lost_blocks)
 
     # --- collecting ----------------------------------------------------------------------------------
 
@@ -290,6 +293,8 @@ class Audit:
         else:
             report.collected = self._collection.drop(haul.rows, self._wanting.inventory, is_dry)
             report.is_cut = haul.left.blocks > 0
+            if report.collected.blocks and not is_dry:
+                self.repair.forget_failures()
         for amount in waiting:
             report.waiting = report.waiting.plus(amount.blocks, amount.bytes)
         if not report.held_up and not is_dry:

@@ -124,8 +124,12 @@ class BufferPool(Turns):
         """See `Buffers.take`."""
         if not self._enter(wait_s):
             raise errors.Busy(f"all {self.count} {self.name} buffers were in use for {wait_s:g} s; see [node] buffers")
-        # Anonymous mappings, not bytearrays: malloc would keep and fragment freed megabytes.
-        return memoryview(self._free.pop() if self._free else mmap.mmap(-1, wire.MAX_BLOCK))
+        try:
+            # Anonymous mappings, not bytearrays: malloc would keep and fragment freed megabytes.
+            return memoryview(self._free.pop() if self._free else mmap.mmap(-1, wire.MAX_BLOCK))
+        except OSError as error:
+            self._leave()
+            raise errors.Busy(f"no memory for one of {self.count} {self.name} buffers: {error.strerror}") from error
 
     def _want(self) -> None:
         if self.on_want:

@@ -171,6 +171,11 @@ def _resident_bytes() -> int:
 
 def refresh_gauges(services: Services) -> None:
     """Bring up to date what is not counted as it happens."""
+    # Not at the end of a comparison of all: repair goes on after it, and the next one may be an hour away.
+    figures = services.audit.figures
+    metrics.LEFT_BYTES.set(figures.missing_bytes)
+    metrics.BELOW_BLOCKS.set(figures.below_blocks)
+    metrics.LOST_BLOCKS.set(figures.lost_blocks)
     usage = services.local.usage()
     metrics.STORED_BYTES.set(usage.bytes)
     metrics.FREE_BYTES.set(services.local.run(services.local.store.free_bytes))

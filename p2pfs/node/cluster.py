@@ -115,10 +115,10 @@ class Cluster:
 
     def ranks(self, shard: int) -> tuple[str, ...]:
         """Members that can take a block of the shard now, in rank order. Called from native threads too."""
-        ranks = self._ranks.get(shard)
+        known = self._ranks  # as of now: should members change beside us, what we find is not for those that come then
+        ranks = known.get(shard)
         if ranks is None:
-            ranks = tuple(id for id in self.order(shard) if self.member(id).is_reachable)
-            self._ranks[shard] = ranks
+            ranks = known[shard] = tuple(id for id in self.order(shard) if self.member(id).is_reachable)
         return ranks
 
     def willing(self, shard: int) -> list[str]:

@@ -34,8 +34,9 @@ class Ingest(Work):
     def __init__(
         self, local: LocalStore, placer: Placer, buffers: BufferPool, profile: Profile,
         wanted: int, quorum: int, is_dry: bool = False, renew_s: Callable[[], float] = lambda: MOST_S,
+        quorum_now: Callable[[], int] = lambda: 1,
     ) -> None:
-        """`renew_s`: how often what was placed is made young again, as of now."""
+        """`renew_s`: how often what was placed is made young again; `quorum_now`: that of a store which begins now."""
         super().__init__()
         self.local = local
         self.buffers = buffers
@@ -49,6 +50,7 @@ class Ingest(Work):
         self._placer = placer
         self._wanted = wanted
         self.quorum = quorum
+        self._quorum_now = quorum_now
         self._is_dry = is_dry
         self.is_mine: Callable[[bytes], bool] = (lambda _: False) if is_dry else placer.is_mine(wanted)
         """Should this node hold a block?"""
@@ -173,11 +175,18 @@ class Ingest(Work):
     def renew(self, mend: Callable[[CID], None]) -> None:
         """Before a pin is made: if this took long, see to it that every block is there still, and young.
 
-        What has too few copies by now is given to `mend`. Raises TooFewNodes when there is none.
+        What has too few copies by now is given to `mend`: also where members came meanwhile, since who asks for two
+        copies and was alone at first must not get one when it is not alone any more. Raises TooFewNodes when there is
+        none.
         """
-        held = self._renewal.finish(self.quorum, mend)
+        is_raised = not self._is_dry and self._quorum_now() > self.quorum
+        if is_raised:
+            self.quorum = self._quorum_now()
+            self._wanted = self._renewal.wanted = max(self._wanted, self.quorum)
+            self.fewest_copies = 0  # all are counted anew
+        held = self._renewal.finish(self.quorum, mend, is_raised)
         if held is not None:
-            self.fewest_copies = min(self.fewest_copies, held)
+            self.fewest_copies = min(self.fewest_copies or held, held)
 
     def keep(self) -> None:
         """A pin may want the blocks from now on: they are not taken back any more."""

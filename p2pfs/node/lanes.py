@@ -36,13 +36,18 @@ class Lane:
         self._retired = 0
         """How many times: a connection from before the last time is not used again."""
 
-    def use(self, use: Callable[[Connection, bool], T], wait_s: float) -> T:
-        """Call `use` with a connection of its own, and whether it was used before. Raises DeadlinePassed for none."""
+    def use(self, use: Callable[[Connection, bool], T], wait_s: float, is_fresh: bool = False) -> T:
+        """Call `use` with a connection of its own, and whether it was used before. Raises DeadlinePassed for none.
+
+        `is_fresh`: with one that was not, since those from before have turned out to be dead.
+        """
         self._follow()
         if not self._slots.acquire(timeout=wait_s):
             raise errors.DeadlinePassed(f"no connection became free within {wait_s:g} s")
         connection, retired = None, self._retired
         try:
+            if is_fresh:
+                self.close()  # only now: while we waited for our turn, others may have put theirs back
             connection, is_reused = self._take()
             self._busy.add(connection)
             return use(connection, is_reused)

@@ -37,6 +37,7 @@ class LocalStore:
             self._group, "put", self.put_many, SMALL_BATCH, BATCHES
         )
         self._batches = green.Semaphore(BATCHES)
+        self._counting = green.Semaphore(1)
 
     def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Any other job on the disk's threads."""
@@ -63,8 +64,34 @@ class LocalStore:
         if self.on_corrupt is not None:
             self.on_corrupt(block)
 
+    def count(self) -> None:
+        """Count what is stored, in one of the threads. Raises Busy, and what looking at the disk raises."""
+        self._count_in_turn(lambda: True, DISK_S)
+
+    def await_count(self, wait_s: float = DISK_S) -> None:
+        """Before a block is kept, and better before a buffer is taken for it: until it is known whether there is room.
+
+        Greenlets wait here: threads would all wait for the one that counts, minutes on a large disk, and nobody could
+        read meanwhile. Raises as `count`.
+        """
+        if self.store.needs_count:
+            self._count_in_turn(lambda: self.store.needs_count, wait_s)
+
+    def _count_in_turn(self, is_needed: Callable[[], bool], wait_s: float) -> None:
+        if not self._counting.acquire(timeout=wait_s):
+            raise errors.Busy("what is stored here is being counted, after an unclean stop; try again in a moment")
+        try:
+            if is_needed():
+                self._disk.run(self.store.recount)
+        finally:
+            self._counting.release()
+
     def put(self, block: Multihash, data: memoryview, is_verified: bool = False) -> int | None:
-        """Make the block durable; its age token when it is new, None when it was here. Raises NoSpace, Corrupt."""
+        """Make the block durable; its age token when it is new, None when it was here.
+
+        Raises NoSpace, Corrupt, Busy.
+        """
+        self.await_count()
         if len(data) <= SMALL:
             return self._small_puts.ask((block, memoryview(bytes(data))), DISK_S)
         token = self._disk.run(self.store.put, block, data, is_verified)
@@ -73,6 +100,7 @@ class LocalStore:
 
     def put_many(self, blocks: Sequence[Block]) -> list[Outcome]:
         """As `put`, for several small blocks: one job; what became of each. Raises Busy."""
+        self.await_count()
         if not self._batches.acquire(timeout=DISK_S):
             raise errors.Busy(f"{BATCHES} batches of small blocks have been waiting for the disk for {DISK_S:g} s")
         try:
@@ -86,6 +114,7 @@ class LocalStore:
 
     def take(self, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]) -> Taken:
         """Hash a leaf that is in memory and keep it if it is ours: one job, or part of one."""
+        self.await_count()
         if len(view) <= SMALL:
             return take_leaf(self, view, hash_code, is_mine)  # to hash it takes microseconds: less than a job
         taken = self._disk.run(take_leaf, self.store, view, hash_code, is_mine)
@@ -96,6 +125,7 @@ class LocalStore:
         self, fd: int, offset: int, view: memoryview, hash_code: int, is_mine: Callable[[Multihash], bool]
     ) -> Taken:
         """Read a leaf from a file, hash it and keep it if it is ours: one job."""
+        self.await_count()
         taken = self._disk.run(take_leaf_from, fd, offset, self.store, view, hash_code, is_mine)
         _count(taken.token, len(view))
         return taken

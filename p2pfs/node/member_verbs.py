@@ -71,6 +71,7 @@ def have(services: Services, session: Session, line: Line) -> None:
 
 def put(services: Services, session: Session, line: Line) -> None:
     """PUT: a block from the socket into a buffer, from the buffer durably to the disk."""
+    services.local.await_count(BUFFER_WAIT_S)
     with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
         session.body_into(data)
         token = services.local.put(line.args[0].multihash, data)
@@ -87,6 +88,7 @@ def get(services: Services, session: Session, line: Line) -> None:
 
 def puts(services: Services, session: Session, line: Line) -> None:
     """PUTS: as PUT for several small blocks, which wait for the disk together."""
+    services.local.await_count(BUFFER_WAIT_S)
     with services.serve_buffers.of(session.whose).buffer(BUFFER_WAIT_S) as view, view[: line.length] as data:
         session.body_into(data)
         blocks = [(cid.multihash, block) for cid, block in batches.unpack(data)]
@@ -115,8 +117,11 @@ def pin(services: Services, session: Session, line: Line) -> None:
     refused = sum(map(pinning.is_refused, records))
     changed = pinning.take_in(records, member_id(session))
     full = pinning.without_room(records)
+    answer = {"changed": changed, "refused": refused, "full": full}
+    if changed < len(records) and (tombstone := pinning.outranked(records)):
+        answer["outranked_by"] = tombstone
     seen = {} if records else {"seen": services.levelling.levels.seen()}
-    session.reply(wire.dump_json({"changed": changed, "refused": refused, "full": full} | seen))
+    session.reply(wire.dump_json(answer | seen))
 
 
 def digests(services: Services, session: Session, line: Line) -> None:

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 SAVE_S = 5.0
 SAVE_DEAD_S = 30.0
 SPACE_S = 5.0
+RECOUNT_S = 600.0
+"""After a count that failed: each one looks at every file up to the one that cannot be looked at."""
 PLACEMENT_S = 1.0
 
 
@@ -218,7 +220,11 @@ class Node:
         self._over.set()
 
     def _recount(self) -> float:
-        self.services.local.run(self.services.local.store.recount)
+        try:
+            self.services.local.count()
+        except errors.P2pfsError as error:
+            log.warning("what is stored cannot be counted: %s; again in %g s", error, RECOUNT_S)
+            return RECOUNT_S
         return 24 * 3600.0
 
     def _report_space(self) -> float:
@@ -265,6 +271,7 @@ class Node:
         self.services.cluster.changed()
         self.services.pinning.catalog.max_records = config.storage.max_pins
         self.services.local.store.set_limits(config.storage.max_size or None, config.storage.reserve_free)
+        self.services.audit.repair.forget_failures()
 
     def wait(self) -> None:
         """Until the node is stopped; raises the error of a part that it cannot do without."""
@@ -290,8 +297,9 @@ class Node:
         """
         services = self.services
         steps: list[Callable[[], object]] = [
-            self._server.close, self._connections.close, services.audit.stop, services.scrub.stop, self._leave,
-            services.gossip.stop, self._save_members, services.levelling.stop, services.pinning.stop,
+            self._server.close, services.local.store.stop_counting, self._connections.close, services.audit.stop,
+            services.scrub.stop, self._leave, services.gossip.stop, self._save_members, services.levelling.stop,
+            services.pinning.stop,
             services.reader.close, services.small.close, services.fetcher.close, services.cluster.peers.close,
             self._group.close,
             lambda: services.local.run(services.local.store.close), services.local.close, self._lock.close,

@@ -106,15 +106,14 @@ class Peer:
             try:
                 return self._call(lane, use, wait_s)
             except _Stale:
-                self._lanes[lane].close()
-                return self._call(lane, use, wait_s)
+                return self._call(lane, use, wait_s, is_fresh=True)
         except errors.UnknownVerb:
             raise  # an older version: nothing is wrong with it
         except (errors.Unreachable, errors.DeadlinePassed, errors.IdentityRefused, errors.ProtocolError) as error:
             self.avoid(str(error))
             raise
 
-    def _call(self, lane: str, use: Callable[[Connection], T], wait_s: float) -> T:
+    def _call(self, lane: str, use: Callable[[Connection], T], wait_s: float, is_fresh: bool = False) -> T:
         def use_it(connection: Connection, is_reused: bool) -> T:
             try:
                 return use(connection)
@@ -123,7 +122,7 @@ class Peer:
                     raise _Stale(str(error)) from None
                 raise
 
-        return self._lanes[lane].use(use_it, wait_s)
+        return self._lanes[lane].use(use_it, wait_s, is_fresh)
 
     @property
     def is_avoided(self) -> bool:

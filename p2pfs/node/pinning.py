@@ -26,6 +26,8 @@ PUSH_S = 10.0
 STRAGGLER_S = 1.0
 BATCH = 250
 """Records of one PIN message: of 3.7 KiB at most each (a name of 1024 bytes, escaped in JSON), it stays under 1 MiB."""
+ATTEMPTS = 3
+"""How often a pin gets a later stamp, since it was removed elsewhere, before whoever removes it has his way."""
 FULL_LOG_S = 60.0
 SLICE = 100
 """Records of others that are read, or merged, before somebody else has a turn: some milliseconds."""
@@ -47,6 +49,17 @@ def not_taken(answer: bytes) -> errors.P2pfsError | None:
     if told.get("full"):
         return errors.NoSpace("its catalog is full; see [storage] max_pins there")
     return None
+
+
+def outranked_by(answer: bytes) -> int:
+    """By a member's answer to PIN: the stamp of a tombstone there that outranks a record; 0: none.
+
+    Raises ProtocolError.
+    """
+    stamp = wire.parse_json(answer, dict).get("outranked_by", 0)
+    if type(stamp) is not int or not 0 <= stamp < hlc.MAX_STAMP:
+        raise errors.ProtocolError(f"a record is outranked by {ascii(stamp)[:60]}")
+    return stamp
 
 
 def _wait(pushes: list[green.Greenlet], seconds: float, is_enough: Callable[[], bool] = lambda: False) -> None:
@@ -178,6 +191,14 @@ class Pinning:
         past_ms = max(past_ms, self.run(self.catalog.digests).purged_ms)
         return sum(not pins.is_past(pin, past_ms) for pin in missing)
 
+    def outranked(self, records: list[Pin]) -> int:
+        """The latest stamp of the tombstones here that outrank any of these which are live; 0: there are none."""
+        live = [pin for pin in records if not pin.removed]
+        return max((
+            known.stamp for pin, known in zip(live, self._known(live), strict=True)
+            if known is not None and known.removed and pins.newer(known, pin)
+        ), default=0)
+
     def read(self, body: bytes) -> list[Pin]:
         """The records of a message. Raises ProtocolError."""
         rows = wire.parse_json(body, list)
@@ -195,18 +216,30 @@ class Pinning:
         """Push to every member that answers, then merge here; ids of the nodes that have it durably, ours among them.
 
         With a `quorum`, once so many have it the others get STRAGGLER_S more; they get it by comparison. When too few
-        of the others took it, it is not merged here: what fails is visible at most where it was taken.
+        of the others took it, it is not merged here: what fails is visible at most where it was taken. A pin that is
+        outranked by a tombstone of which this node had not heard, one of a clock ahead of ours, gets a later stamp.
+
         Raises Refused when this node's stamps are too far ahead of its clock for anybody to take them, NoSpace when
         the catalog is full, ProtocolError for a record that nobody could read.
         """
-        rows = [pin.to_wire() for pin in records]
-        for row in rows:
+        for row in map(Pin.to_wire, records):
             Pin.from_wire(row)  # once merged, a bad one would end every comparison with this node, for good
-        for pin in records:
-            self._clock.observe(pin.stamp, self.now_ms())
         if self.catalog.is_full and None in self._known(records):
             raise errors.NoSpace(self.full_text())
+        for _ in range(ATTEMPTS):
+            for pin in records:
+                self._clock.observe(pin.stamp, self.now_ms())
+            holders, tombstone = self._push(records, quorum)
+            if not tombstone:
+                break
+            records = [it if it.removed else it._replace(stamp=max(it.stamp, tombstone + 1)) for it in records]
+        return holders
+
+    def _push(self, records: list[Pin], quorum: int | None) -> tuple[list[str], int]:
+        """One attempt to `publish`; with the latest stamp of a tombstone that outranks one of the records somewhere."""
         holders: list[str] = []
+        tombstones = [0]
+        rows = [pin.to_wire() for pin in records]
         bodies = [wire.dump_json(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
 
         def push(peer: Peer) -> None:
@@ -215,6 +248,9 @@ class Pinning:
                     answer = peer.call("catalog", lambda it, body=body: it.request("PIN", body=body), PUSH_S)  # type: ignore[misc]
                     if wrong := not_taken(answer):
                         raise wrong
+                    if tombstone := outranked_by(answer):
+                        tombstones.append(tombstone)
+                        return
                 holders.append(peer.member.id)
             except errors.P2pfsError as error:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)
@@ -223,14 +259,14 @@ class Pinning:
         if quorum is None:
             _wait(pushes, PUSH_S)
         else:
-            _wait(pushes, PUSH_S, lambda: len(holders) >= quorum - 1)
+            _wait(pushes, PUSH_S, lambda: len(holders) >= quorum - 1 or len(tombstones) > 1)
             if len(holders) < quorum - 1:
-                return list(holders)
+                return list(holders), max(tombstones)
         self.merge(records)
         if self.without_room(records):
             raise errors.NoSpace(self.full_text())
         _wait(pushes, STRAGGLER_S)
-        return [self._cluster.id, *holders]
+        return [self._cluster.id, *holders], max(tombstones)
 
     # --- the journal ----------------------------------------------------------------------------------
 

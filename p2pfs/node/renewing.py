@@ -49,7 +49,7 @@ class Renewal:
         """`fail` gets what ends the store; `temp` is the folder for a long list of blocks."""
         self._local = local
         self._cluster = cluster
-        self._wanted = wanted
+        self.wanted = wanted
         self._every_s = every_s
         self._fail = fail
         self._rows = tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=str(temp) if temp else None)  # noqa: SIM115  # closed by `close`
@@ -83,8 +83,8 @@ class Renewal:
             self._fail("renew", error)
         return 0.0
 
-    def finish(self, quorum: int, mend: Callable[[CID], None]) -> int | None:
-        """Before the pin is made: renew once more if it took long, or others own shards now.
+    def finish(self, quorum: int, mend: Callable[[CID], None], is_due: bool = False) -> int | None:
+        """Before the pin is made: renew once more if it `is_due`, took long, or others own shards now.
 
         A block of which nodes that answer have fewer than `quorum` copies is given to `mend`. Then the copies that the
         rarest of the others has; None when it was not looked.
@@ -92,7 +92,7 @@ class Renewal:
         Raises TooFewNodes when a block is on no node that answers.
         """
         is_long = time.monotonic() - self._begun > self._every_s()
-        is_due = is_long or self._cluster.order(0) != self._order
+        is_due |= is_long or self._cluster.order(0) != self._order
         self._group.close()
         if not is_due or not self._size:
             return None
@@ -103,7 +103,7 @@ class Renewal:
         return min((min(copies.values()) for copies in self._rounds()), default=0)
 
     def _mended(self, copies: dict[CID, int], quorum: int, mend: Callable[[CID], None]) -> int:
-        enough = self._wanted
+        enough = self.wanted
         for cid, count in copies.items():
             if count < quorum:
                 mend(cid)
@@ -137,10 +137,10 @@ class Renewal:
             ranks = cluster.ranks(shard_of(block))
             for number, id in enumerate(ranks):
                 if id != cluster.id:
-                    (owners if is_branch or number < self._wanted else others)[id].append(block)
+                    (owners if is_branch or number < self.wanted else others)[id].append(block)
         self._ask(owners, copies)
         # The next ranks have what owners could not take, and nobody knows which those were.
-        short = {block for block, count in copies.items() if count < self._wanted}
+        short = {block for block, count in copies.items() if count < self.wanted}
         self._ask({id: [block for block in blocks if block in short] for id, blocks in others.items()}, copies)
         lost = [block for block, count in copies.items() if not count]
         if lost:

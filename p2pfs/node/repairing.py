@@ -27,7 +27,7 @@ IDLE_S = 5.0
 HEAL_AT_ONCE = 64
 RETRY_S = 2.0
 RETRY_MOST_S = 300.0
-"""A block that could not be fetched is sought again after RETRY_S, then twice as long each time, up to this."""
+"""A block that could not be fetched or kept is tried again after RETRY_S, then twice as long each time, up to this."""
 
 
 class Repair:
@@ -52,6 +52,8 @@ class Repair:
         """Of blocks that could not be fetched: before when there is no use in it, and how long that was."""
         self._work = green.Event()
         self._healing: dict[Multihash, None] = {}
+        self.on_unhealed: Callable[[], None] | None = None
+        """Called on the hub when a bad copy was not replaced: a comparison has to find it. Must not block."""
         self._group = green.Group("repair")
 
     def start(self) -> None:
@@ -68,14 +70,20 @@ class Repair:
         self._work.set()
 
     def forget_failures(self) -> None:
-        """Try everything again now: members came, or somebody asks for it."""
+        """Try everything again now: members came, there is room again, or somebody asks for it."""
         self._retries.clear()
 
     def heal(self, block: Multihash) -> None:
         """This node's copy was bad and is in quarantine: get a good one, wanted by a pin or not."""
-        if len(self._healing) < HEAL_AT_ONCE:  # the next comparison finds the others
+        if len(self._healing) < HEAL_AT_ONCE:
             self._healing[block] = None
             self._work.set()
+        else:
+            self._leave_to_comparison()
+
+    def _leave_to_comparison(self) -> None:
+        if self.on_unhealed is not None:
+            self.on_unhealed()
 
     @property
     def is_idle(self) -> bool:
@@ -141,13 +149,13 @@ class Repair:
         return len(holders) >= self._wanted(live)
 
     def _keep(self, live: Live, cid: CID, data: memoryview) -> None:
+        """Raises NoSpace when there is no room for it here, nor for enough copies elsewhere."""
         try:
             self._local.put(cid.multihash, data, is_verified=True)
         except errors.NoSpace as refusal:
-            if self._displace(live, cid, data, refusal):
-                self.backlog.set_aside(live, "displaced")
-            else:
-                self.backlog.set_aside(live, "failed")
+            if not self._displace(live, cid, data, refusal):
+                raise
+            self.backlog.set_aside(live, "displaced")
             return
         self.backlog.done(live)
         self._count(len(data))
@@ -178,6 +186,7 @@ class Repair:
             log.info("a good copy of %s is here again", cid)
         except errors.P2pfsError as error:
             log.warning("there is no good copy of %s here: %s", cid, error)
+            self._leave_to_comparison()
 
     def _rest(self) -> None:
         """Wait until what came is paid for; what users do goes first. A search that finds nothing costs nothing."""

@@ -50,12 +50,16 @@ def read_options(body: bytes) -> dict[str, Any]:
 def new_ingest(services: Services, options: dict[str, Any]) -> Ingest:
     """An ingest with the wanted durability, limited by the number of members."""
     config, cluster = services.config, services.cluster
-    copies = options.get("replicas", config.cluster.replicas)
+    copies: int = options.get("replicas", config.cluster.replicas)
+
+    def quorum() -> int:
+        return min(copies, cluster.quorum(services.config.cluster.write_quorum))
+
     return Ingest(
         services.local, services.placer, services.own_buffers,
         profile(options.get("chunker", config.storage.chunker), options.get("hash", config.storage.hash)),
-        cluster.limited(copies), min(copies, cluster.quorum(config.cluster.write_quorum)),
-        options.get("dry_run", False), lambda: interval_s(services.config.storage.gc_grace),
+        cluster.limited(copies), quorum(), options.get("dry_run", False),
+        lambda: interval_s(services.config.storage.gc_grace), quorum,
     )
 
 
@@ -64,6 +68,7 @@ def running(session: Session, ingest: Ingest) -> Iterator[None]:
     """Send progress while the body runs; a client that went away ends it. Want of room takes back what was written."""
     with reporting(session, lambda: {"bytes": ingest.bytes, "new_bytes": ingest.new_bytes}, ingest.fail):
         try:
+            ingest.local.await_count()  # before it holds buffers, for which those who read wait
             yield
             ingest.join()
         except errors.NoSpace:

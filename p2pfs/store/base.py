@@ -102,11 +102,21 @@ class BlockStore(Protocol):
         Files that are no blocks are skipped. A block that is put or removed meanwhile may be in it or not.
         """
 
+    @property
+    def needs_count(self) -> bool:
+        """A `put` has to count all that is here before it knows whether there is room, and all others wait for it."""
+
     def usage(self) -> Usage:
         """How many blocks and bytes are here. Does not touch the disk."""
 
     def recount(self) -> Usage:
-        """Count what is here from the beginning, beside puts and removals, and make `usage` exact."""
+        """Count what is here from the beginning, beside puts and removals, and make `usage` exact.
+
+        Raises Interrupted after `stop_counting`.
+        """
+
+    def stop_counting(self) -> None:
+        """End a `recount` in another thread soon, and with it whatever waits for it: `close` is to follow."""
 
     def free_bytes(self) -> int:
         """How much more the limits and the disk leave room for."""

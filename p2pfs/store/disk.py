@@ -254,6 +254,11 @@ class DiskStore:
 
     # --- figures -------------------------------------------------------------------------------------
 
+    @property
+    def needs_count(self) -> bool:
+        """See `BlockStore.needs_count`: after an unclean stop, with a `max_size`."""
+        return self._space.needs_count
+
     def usage(self) -> Usage:
         """See `BlockStore.usage`."""
         return self._space.usage()
@@ -273,6 +278,10 @@ class DiskStore:
         """See `BlockStore.recount`. Takes seconds for a million blocks; run it once after a start."""
         self._recount.run()
         return self._space.usage()
+
+    def stop_counting(self) -> None:
+        """See `BlockStore.stop_counting`."""
+        self._recount.stop()
 
     def _sizes(self, shard: int) -> Iterator[int]:
         """Of the blocks of a shard, in bytes."""

@@ -122,6 +122,9 @@ class MemoryStore:
             found = [block for block in self._blocks if shard_of(block) == shard]
         yield from sorted(found, key=digest_of)
 
+    needs_count = False
+    """See `BlockStore.needs_count`."""
+
     def usage(self) -> Usage:
         """See `BlockStore.usage`."""
         with self._lock:
@@ -130,6 +133,9 @@ class MemoryStore:
     def recount(self) -> Usage:
         """See `BlockStore.recount`."""
         return self.usage()
+
+    def stop_counting(self) -> None:
+        """See `BlockStore.stop_counting`."""
 
     def free_bytes(self) -> int:
         """See `BlockStore.free_bytes`: without a limit, what would fit on any disk of today."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
+from p2pfs import errors
 from p2pfs.core.placement import SHARDS
 from p2pfs.store.changes import Changes
 from p2pfs.store.space import Space
@@ -19,9 +20,14 @@ class Recount:
         self._changes = changes
         self._sizes = sizes
         self._counting = threading.Lock()
+        self._is_over = False
+
+    def stop(self) -> None:
+        """End a count that runs, and begin none any more: on a large disk it may take minutes."""
+        self._is_over = True
 
     def run(self) -> None:
-        """Count. Raises what `sizes` raises."""
+        """Count. Raises what `sizes` raises, and Interrupted after `stop`."""
         with self._counting:
             self._count()
 
@@ -34,6 +40,8 @@ class Recount:
     def _count(self) -> None:
         self._space.begin_count()
         for shard in range(SHARDS):
+            if self._is_over:
+                raise errors.Interrupted("what is stored is not counted any more: the node stops")
             while not self._count_shard(shard):
                 self._changes.settle(shard)
         self._space.end_count()

@@ -9,12 +9,15 @@ from typing import Any, cast
 
 import pytest
 
+from p2pfs import metrics
 from p2pfs.core import hlc
 from p2pfs.core.agenda import FAILED_S, Work
+from p2pfs.core.audit import Live
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Pin
 from p2pfs.node.audit import Audit
+from p2pfs.node.census import refresh_gauges
 from p2pfs.node.pass_report import Report
 from p2pfs.node.wanting import News
 from p2pfs.store import ages
@@ -123,3 +126,27 @@ def test_what_was_removed_lately_is_kept_also_where_the_pin_was_never_known(
     assert site.world.local.have([PIN.cid.multihash]) == [removed_h < 2]
     site.wanting.close()
     site.close()
+
+
+def test_the_gauges_follow_the_repair_and_not_the_last_comparison_of_all(site: Site) -> None:
+    services = cast(Any, SimpleNamespace(
+        audit=site.audit, local=site.world.local, scrub=SimpleNamespace(oldest_s=lambda: None)
+    ))
+    backlog, live = site.audit.repair.backlog, Live(PIN.cid.multihash, 1, 1000, False)
+    backlog.add([live])
+    refresh_gauges(services)
+    assert b"\np2pfs_left_bytes 1000.0\n" in metrics.render()
+    backlog.done(live)
+    refresh_gauges(services)
+    assert b"\np2pfs_left_bytes 0.0\n" in metrics.render()
+
+
+def test_what_was_not_healed_is_compared_soon(site: Site) -> None:
+    audit = site.audit
+    site.is_readable = True
+    audit._do(Work.WALK, is_dry=False)
+    now = audit._agenda._begun_at
+    assert audit._agenda.wait_s(now) > 60.0
+    audit._compare_soon()
+    assert audit._agenda.wait_s(now) < 60.0
+    assert audit._agenda.next(now + 60.0) is Work.COMPARE

@@ -8,6 +8,8 @@ import time
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from p2pfs.core.member import Member
 from p2pfs.core.membership import Membership, Timing
 from p2pfs.node.cluster import Cluster
@@ -63,3 +65,25 @@ def test_the_last_one_is_alone_once_the_other_was_struck() -> None:
     cluster.membership.forget(now, "other")
     assert cluster.quorum(2) == 1
     assert obstacle(cluster) == ""
+
+
+def test_ranks_that_a_native_thread_looked_up_while_members_changed_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else one shard would be placed by the members of before until the next change, in days maybe."""
+    cluster = cluster_of_one(seeks_others=False)
+    other = Member("other", "other", ("127.0.0.1:2",), incarnation=1)
+    cluster.membership.merge(time.monotonic(), [other], "other")
+    cluster.changed()
+    member = cluster.member
+
+    def change_beside(id: str) -> Member:
+        found = member(id)
+        if not found.drains and id == "other":
+            cluster.membership.merge(time.monotonic(), [other._replace(drains=True, incarnation=2)], "other")
+            cluster.changed()
+        return found
+
+    monkeypatch.setattr(cluster, "member", change_beside)
+    assert sorted(cluster.ranks(7)) == ["me", "other"], "as it was when it began"
+    assert cluster.ranks(7) == ("me",)

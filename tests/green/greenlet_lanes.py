@@ -98,6 +98,28 @@ def test_a_call_finds_a_new_connection_however_many_have_ended() -> None:
     assert not peer.is_avoided
 
 
+def test_a_call_that_waited_for_its_turn_takes_none_that_another_one_put_back() -> None:
+    """A member that stops answers what it was asked before, and closes: what is put back just then is dead as well."""
+    exchange, width = Exchange(), 2
+    peer = Peer(Member("n", "n", ("127.0.0.1:1",)), Caller("me", "me", "0"), cast("Any", None), green.Group("x"))
+    lane = peer._lanes["bulk"] = Lane(exchange.open, 2, lambda: width)
+    Users(lane, 2).end()
+    other = Users(lane, 1)
+    for line in exchange.lines:
+        line.is_gone = True
+    ends = green.Group("ends")
+
+    def find_it_dead(connection: Any) -> Any:
+        nonlocal width
+        width = 1  # so that the second attempt has to wait for the other one
+        ends.spawn("end", other.end)
+        return connection.ask()
+
+    assert peer.call("bulk", find_it_dead) == "answer"
+    assert ends.join(30)
+    assert len(exchange.lines) == 3
+
+
 def test_a_new_connection_that_ends_at_once_is_the_members_fault() -> None:
     exchange = Exchange()
     peer = Peer(Member("n", "n", ("127.0.0.1:1",)), Caller("me", "me", "0"), cast("Any", None), green.Group("x"))

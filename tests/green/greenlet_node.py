@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import mmap
 import os
 import random
 import ssl
@@ -350,6 +352,23 @@ def test_a_waiter_that_is_ended_keeps_nothing() -> None:
     assert pool.in_use in (0, 1)
     with pool.buffer(1):
         pass
+
+
+def test_a_buffer_for_which_there_was_no_memory_may_be_had_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = BufferPool("test", 4 * MIB)
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", refuse)
+        for _ in range(2 * pool.count):
+            with pytest.raises(errors.Busy, match="no memory"):
+                pool.take(0.01)
+    views = [pool.take(0.01) for _ in range(pool.count)]
+    for view in views:
+        pool.give(view)
+    assert pool.in_use == 0
 
 
 def test_one_party_has_a_half_of_a_pool_and_another_one_gets_the_rest() -> None:

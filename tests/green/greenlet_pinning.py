@@ -23,7 +23,7 @@ from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Key, Pin, bucket_of, newer, split_digests
 from p2pfs.node import levelling
 from p2pfs.node.levelling import Levelling, format_digests, parse_digests
-from p2pfs.node.pinning import BATCH, Pinning
+from p2pfs.node.pinning import ATTEMPTS, BATCH, Pinning, outranked_by
 from p2pfs.node.securing import make_pins
 from p2pfs.store.catalog import Catalog, Digests
 
@@ -61,7 +61,10 @@ class Wires:
         refused = sum(map(self._pinning.is_refused, records))
         changed, full = len(self._pinning.merge(records)), self._pinning.without_room(records)
         seen = {} if records else {"seen": self._levelling.levels.seen()}
-        return wire.dump_json({"changed": changed, "refused": refused, "full": full} | seen)
+        answer = {"changed": changed, "refused": refused, "full": full}
+        if changed < len(records) and (tombstone := self._pinning.outranked(records)):
+            answer["outranked_by"] = tombstone
+        return wire.dump_json(answer | seen)
 
     def stream(self, verb: str, number: int, body: bytes) -> Parts:
         assert verb == "BUCKET"
@@ -150,7 +153,7 @@ class World:
         node = self.nodes[id]
         pin = Pin(ROOTS[number], "", 1, None, 1, 1, 1, node.stamp(), id, removed)
         node.publish([pin])
-        return pin
+        return node.catalog.record(pin.key) or pin
 
     def compare(self, *pairs: str) -> None:
         """`"n0 n1"`: n0 compares with n1."""
@@ -404,10 +407,10 @@ def test_a_database_that_breaks_while_the_node_runs_is_begun_anew_from_journal_a
     assert world.live("n0") == world.live("n1") == {0, 1}
 
 
-def store(world: World, id: str, quorum: int) -> None:
+def store(world: World, id: str, quorum: int, pin: Pin | None = None) -> None:
     """The pin of a store at a node, whose blocks are all there."""
     node = world.nodes[id]
-    pin = Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), id)
+    pin = pin or Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), id)
     cluster = SimpleNamespace(names=", ".join)
     ingest = SimpleNamespace(keep=lambda: None, quorum=quorum)
     make_pins(cast(Any, SimpleNamespace(pinning=node, cluster=cluster)), cast(Any, ingest), [pin])
@@ -454,6 +457,74 @@ def test_a_store_that_fails_where_some_took_its_pin_names_them_and_leaves_it_the
     world.level()
     assert [world.live(id) for id in world.nodes] == [{0}] * 3
     store(world, "n0", 3)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_stored_after_it_was_removed_by_a_clock_that_is_ahead_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """n1 removed it while n0 was away, and n0 stores it again before the two have compared their catalogs."""
+    world.write("n0", 0)
+    world.cut("n0")
+    world.now_ms += 5000
+    world.write("n1", 0, removed=True)
+    world.now_ms -= 4000
+    world.cut("n0", "n1")
+    call = Link.call
+
+    def call_late(link: Link, *args: Any) -> Any:
+        green.sleep(0.2 if late and link.member.id == "n1" else 0.0)
+        return call(link, *args)
+
+    monkeypatch.setattr(Link, "call", call_late)
+    world.cut()
+    if late:
+        world.restart_empty("n2")  # it has not heard of it either, and makes the quorum before n1 has answered
+    store(world, "n0", 2)
+    world.level()
+    assert [world.live(id) for id in world.nodes] == [{0}] * 3
+
+
+def test_a_pin_whose_copies_took_long_is_not_taken_for_one_that_was_removed(world: World) -> None:
+    """n1 saw what n0 had after the pin was thought of, and before it was made; then the others were struck there."""
+    node = world.nodes["n0"]
+    early = Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), "n0")
+    world.write("n1", 1)
+    world.write("n1", 1, removed=True)
+    world.now_ms += 300_000
+    world.level()
+    world.cut("n1")
+    store(world, "n0", 2, early)
+    world.forgotten = {"n0", "n2"}
+    world.pass_days(100)
+    assert world.levelling["n1"].purge(LIFE_S) == 1
+    world.forgotten = set()
+    world.cut()
+    world.level()
+    assert [world.live(id) for id in world.nodes] == [{0}] * 3
+
+
+def test_who_removes_each_time_what_is_stored_has_his_way_in_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    merge = world.nodes["n1"].merge
+
+    def remove_first(records: list[Pin]) -> list[Pin]:
+        asked.extend(pin.stamp for pin in records)
+        merge([pin._replace(removed=True, stamp=pin.stamp + 5, origin="n1") for pin in records])
+        return merge(records)
+
+    monkeypatch.setattr(world.nodes["n1"], "merge", remove_first)
+    store(world, "n0", 2)
+    assert asked == [asked[0] + 6 * number for number in range(ATTEMPTS)]
+    assert world.live("n0") == world.live("n2") == {0}
+
+
+@pytest.mark.parametrize("stamp", [-1, 2**63, "1", 1.5, None])
+def test_a_stamp_of_a_tombstone_is_a_number_that_can_be_outranked(stamp: object) -> None:
+    with pytest.raises(errors.ProtocolError, match="outranked by"):
+        outranked_by(wire.dump_json({"outranked_by": stamp}))
 
 
 STEPS = st.lists(

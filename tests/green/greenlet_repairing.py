@@ -18,6 +18,7 @@ from p2pfs.node import repairing
 from p2pfs.node.backlog import Amount, part_of
 from p2pfs.node.buffers import BufferPool
 from p2pfs.node.local import LocalStore
+from p2pfs.node.place import Copies
 from p2pfs.node.repairing import Repair
 from p2pfs.store.memory import MemoryStore
 
@@ -161,3 +162,42 @@ def test_without_room_what_others_hold_is_not_fetched() -> None:
         assert site.others.asked == 0
     finally:
         site.close()
+
+
+def test_what_finds_no_room_anywhere_is_fetched_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full cluster, or a disk that takes no writes: else all of it would come again and again, for nothing."""
+    monkeypatch.setattr(repairing, "RETRY_S", 1000.0)
+    site = Site(max_size=len(DATA) - 1)
+    site.others.holding = {"b"}
+    site.repair._placer = SimpleNamespace(put=lambda *_: Copies(("b",), is_new=False))  # type: ignore[assignment]
+    try:
+        for _ in range(5):
+            site.compare()
+            site.wait(lambda: site.repair.is_idle)
+        assert site.others.asked == 1
+        assert site.repair.backlog.missing == Amount(1, len(DATA))
+        site.local.store.set_limits(None, 0)
+        site.repair.forget_failures()
+        site.compare()
+        site.wait(lambda: site.repair.fetched_blocks == 1)
+    finally:
+        site.close()
+
+
+def test_a_bad_copy_that_is_not_replaced_at_once_is_left_to_a_comparison(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be missing, and no figure would say so, until the next walk in an hour."""
+    left = 0
+
+    def note() -> None:
+        nonlocal left
+        left += 1
+
+    site.repair.on_unhealed = note
+    site.others.has_it = False
+    site.repair.heal(LIVE.block)
+    site.wait(lambda: left == 1)
+    monkeypatch.setattr(repairing, "HEAL_AT_ONCE", 0)
+    site.repair.heal(LIVE.block)
+    assert left == 2, "there are too many"

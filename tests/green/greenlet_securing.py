@@ -194,6 +194,40 @@ def test_what_lost_copies_during_a_long_store_gets_them_again(site: Site) -> Non
         assert (ingest.fewest_copies, ingest.blocks) == (2, 7)
 
 
+def set_others(site: Site, state: str, incarnation: int) -> None:
+    """All other members say so of themselves."""
+    members = site.world.cluster.membership
+    for id in site.world.peers:
+        row = members.get(id)
+        assert row is not None
+        members.merge(0.0, [row._replace(state=state, incarnation=incarnation)], id)
+    site.world.cluster.changed()
+
+
+def test_what_begins_on_a_node_alone_is_acknowledged_by_the_quorum_of_those_that_came_meanwhile(site: Site) -> None:
+    set_others(site, "left", 1)
+    with site.ingest() as ingest:
+        for cid, data in site.blocks.items():
+            ingest.place(cid, memoryview(data))
+        assert (ingest.quorum, ingest.fewest_copies) == (1, 1)
+        set_others(site, "alive", 2)
+        renew(site.services, ingest)
+        assert all(len(site.holders(cid)) >= 2 for cid in site.blocks)
+        assert (ingest.quorum, ingest.fewest_copies, ingest.blocks) == (2, 2, 7)
+        with pytest.raises(errors.TooFewNodes, match="0 of the 1 other nodes needed took its pin"):
+            make_pins(site.services, ingest, [site.pin()])
+
+
+def test_who_asks_for_one_copy_gets_one_whoever_comes(site: Site) -> None:
+    set_others(site, "left", 1)
+    with site.ingest(replicas=1) as ingest:
+        for cid, data in site.blocks.items():
+            ingest.place(cid, memoryview(data))
+        set_others(site, "alive", 2)
+        renew(site.services, ingest)
+        assert (ingest.quorum, ingest.fewest_copies) == (1, 1)
+
+
 def store(site: Site, fail: bool = False) -> None:
     """As STORE does it: all blocks, then the pin."""
     with site.ingest() as ingest:

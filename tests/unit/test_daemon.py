@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ PROGRAM = """
 from gevent import monkey; monkey.patch_all(thread=False)
 import sys
 from types import SimpleNamespace
-from p2pfs import config, errors, green, logs
+from p2pfs import config, daemon, errors, green, logs
 from p2pfs.daemon import Daemon
 from p2pfs.systemd import Notifier
 
@@ -100,12 +101,14 @@ class Node:
         green.Event().wait(grace_s if "busy" in sys.argv else 0)
     def stop(self):
         print("stop", flush=True)
+        if "hang" in sys.argv: green.Event().wait(60)
         self.over.set()
         green.sleep(0.01)
         print("stopped", flush=True)
 
 read = lambda: config.load(sys.argv[1], [], {})
 logs.set_up("info", "text", environ={})
+if "hang" in sys.argv: daemon.STOP_S = 0.2
 Daemon(Node(), read(), read, Notifier()).run()
 """
 
@@ -157,6 +160,17 @@ def test_second_signal_stops_at_once(tmp_path: Path) -> None:
     code, lines = process.end()
     assert code == 0, lines
     assert lines.count("stop") == 1
+
+
+def test_a_stop_that_hangs_ends_with_the_process(tmp_path: Path) -> None:
+    """A native job that waits for a disk which does not answer cannot be ended."""
+    process = Process(tmp_path, "hang")
+    process.send("SIGTERM")
+    process.wait_for("stop")
+    begun = time.monotonic()
+    code, lines = process.end()
+    assert (code, time.monotonic() - begun < 30) == (1, True), lines
+    assert "the stop takes over 0.2 s" in lines[-1]
 
 
 def test_hangup_reloads_what_can_change(tmp_path: Path) -> None:

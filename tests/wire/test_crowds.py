@@ -86,6 +86,20 @@ def test_a_flood_of_connections_is_closed_and_friends_that_are_in_are_served(
     assert len(os.listdir("/proc/self/fd")) <= handles
 
 
+def test_a_bug_at_the_door_costs_one_connection_and_not_all_that_come_after(
+    node: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(host: str) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.server._doorman, "_take_token", fail)
+        with node.raw() as sock:
+            assert read_all(sock) == b""
+    assert "could not be taken in" in caplog.text
+    ask(node, material(tmp_path / "friend")).close()
+
+
 def test_a_client_of_a_crowd_waits_for_its_turn(
     node: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
