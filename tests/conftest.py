@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("p2pfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("p2pfs")
+
+# A script's `make test &` runs without SIGINT, and so would the commands here that are to be interrupted by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
