@@ -178,7 +178,10 @@ def _parse_addresses(text: str) -> tuple[str, ...]:
 def _parse_path(text: str) -> Path:
     if not text or "\0" in text or "\n" in text:
         raise errors.UsageError(f"{text[:80]!r} is no path; allowed: {PATH_ALLOWED}")
-    return Path(os.path.abspath(os.path.expanduser(text)))
+    path = os.path.expanduser(text)
+    if path.startswith("~"):  # a folder called ~ in the current one is what nobody means
+        raise errors.UsageError(f"{text[:80]!r}: this user, or the one named, has no home; write the path from / on")
+    return Path(os.path.abspath(path))
 
 
 def _parse_mode(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,15 @@ def test_printed_config_gives_the_same_config(ini: Write) -> None:
 def test_data_dir_follows_xdg() -> None:
     assert load(None, [], {"XDG_DATA_HOME": "/xdg"}).node.data_dir == Path("/xdg/p2pfs")
     assert load(None, [], {"XDG_DATA_HOME": "relative"}).node.data_dir == Path("~/.local/share/p2pfs").expanduser()
+
+
+def test_without_a_home_nothing_is_made_in_a_folder_called_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(errors.ConfigError, match=r"node\.data_dir: '~nobody-of-that-name/x'.* has no home"):
+        load(None, ["node.data_dir=~nobody-of-that-name/x"], {})
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user who is in no list, without HOME
+    with pytest.raises(errors.ConfigError, match="has no home"):
+        load(None, [], {})
+    assert load(None, ["node.data_dir=/srv/~x"], {}).node.data_dir == Path("/srv/~x")
 
 
 def test_unknown_names_give_place_and_nearest(ini: Write) -> None:

@@ -318,6 +318,13 @@ def test_a_key_that_others_can_read_is_refused_with_the_remedy(key_file: Path, m
     assert read_key_file(str(key_file)) == key_file.read_bytes()
 
 
+def test_a_home_that_is_no_folder_holds_no_client_ini(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", "/dev/null")
+    with Client(node.address) as client:
+        assert client.store(io.BytesIO(b"x")).link is None
+
+
 def test_client_ini(node: FakeNode, here: Path, no_settings: Path, key_file: Path) -> None:
     make(here / "f", 5)
     no_settings.parent.mkdir(parents=True)
