@@ -107,7 +107,8 @@ class Node:
         overrides = [word for key, value in self.options.items() for word in ("-o", f"{key}={value}")]
         done = subprocess.run(
             [*self.prefix, sys.executable, str(NODE), words[0], "-c", str(file), *overrides, *words[1:]],
-            capture_output=True, text=True, check=False, env=clean_environment(), **{"timeout": READY_S, **kwargs},
+            capture_output=True, text=True, check=False,
+            **{"timeout": READY_S, "env": clean_environment(), **kwargs},
         )
         if done.returncode == 0:
             self.config, self.options = file, {}
