@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,17 @@ settings.load_profile("p2pfs")
 # A script's `make test &` runs without SIGINT, and so would the commands here that are to be interrupted by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LONGEST = 50
+"""Bytes of the path of all tests' folders that leave room for `/popen-gw0/NAME-OF-TEST/control.sock` in 107."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say once what many tests would fail of, each in its way."""
+    base = f"{tempfile.gettempdir()}/pytest-of-{os.environ.get('USER', 'unknown')}/pytest-99"
+    if config.option.basetemp is None and len(os.fsencode(base)) > LONGEST:
+        pytest.exit(f"{base} is too long for sockets in it: set TMPDIR to a shorter path, or give --basetemp", 4)
 
 
 @pytest.fixture

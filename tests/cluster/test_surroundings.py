@@ -54,3 +54,10 @@ def test_a_configuration_is_utf_8_whatever_the_locale_is(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert f"  {tmp_path}/dätä" in done.stdout
     assert f"\ndata_dir = {tmp_path}/dätä\n" in made.config.read_text("utf-8")
+
+
+def test_a_long_folder_for_temporary_files_has_room_for_sockets(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 20)
+    with Cluster(folder, 1) as cluster:
+        assert cluster[0].states() == {"node-a": "alive"}
+    assert (folder / "node-a" / "identity.pem").exists()
