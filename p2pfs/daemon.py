@@ -87,6 +87,8 @@ any more); messages and log lines go to standard error.
 
 
 DESCRIPTORS = 65536
+FOR_FILES = 400
+"""Files, beside connections, that are open at most where few may be: blocks on their way, and what clients gave."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,17 +184,21 @@ def _run(path: str, overrides: list[str]) -> None:
     config = load(path, overrides)
     logs.set_up(config.log.level, config.log.format)
     green.check_patched()
-    _allow_descriptors()
+    _allow_descriptors(config.node.max_connections)
     from p2pfs.node.node import Node  # here, so that the other modes start quickly and need no patched process
 
     Daemon(Node(config), config, lambda: load(path, overrides), Notifier()).run()
 
 
-def _allow_descriptors() -> None:
+def _allow_descriptors(connections: int) -> None:
     """Take what the system lets us have: connections and small blocks on their way in need more than the usual 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
+    least, most = connections + FOR_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most < least:
+        log.warning("only %d files may be open, and up to %d are needed: raise the limit (LimitNOFILE, ulimit -n), or "
+                    "lower [node] max_connections", most, least)
 
 
 class Daemon:

@@ -61,3 +61,16 @@ def test_a_long_folder_for_temporary_files_has_room_for_sockets(tmp_path: Path) 
     with Cluster(folder, 1) as cluster:
         assert cluster[0].states() == {"node-a": "alive"}
     assert (folder / "node-a" / "identity.pem").exists()
+
+
+def test_where_few_files_may_be_open_small_ones_are_stored_all_the_same(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(600):
+        (tree / str(number)).write_text(str(number))
+    with Cluster(tmp_path, 0) as cluster:
+        node = Node(tmp_path, "a", {})
+        node.prefix = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh"]
+        cluster.nodes.append(node.start())
+        assert node.json("store", str(tree))[0]["new_blocks"] == 601
+        assert "only 64 files may be open" in node.log()
