@@ -71,3 +71,12 @@ def needed(name: str) -> set[str]:
     found = re.search('^NEEDED = "(.*)"$', (ROOT / "bin" / name).read_text(), re.MULTILINE)
     assert found is not None
     return set(found[1].split())
+
+
+def test_a_source_distribution_is_the_checkout() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no checkout of git's")
+    words = set((ROOT / "MANIFEST.in").read_text().split())
+    by_itself = {"LICENSE", "MANIFEST.in", "README.md", "setup.cfg", "setup.py"}
+    assert {line.split("/")[0] for line in listed.stdout.splitlines()} <= words | by_itself
