@@ -7,16 +7,20 @@
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
+import functools
 import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +34,8 @@ NODE = ROOT / "bin" / "p2pfs-node"
 CLI = ROOT / "bin" / "p2pfs-cli"
 CONFIG = ROOT / "conf" / "node.ini"
 READY_S = 60.0
+LONGEST = 80
+"""Bytes of a folder's path that leave room for `/NAME/control.sock`."""
 FIRST_PORT, RESERVED = 10_000, 200
 """Where ports for nodes begin, and how many of the last ones a process keeps for itself."""
 _reserved: collections.deque[socket.socket] = collections.deque()
@@ -72,6 +78,18 @@ def _first_of_the_system() -> int:
     return first if first > 2 * FIRST_PORT else 65536
 
 
+@functools.cache
+def reachable(folder: Path) -> Path:
+    """The folder, or where its path is too long for sockets below it (107 bytes, unix(7)), a link that goes at exit."""
+    if len(os.fsencode(folder)) <= LONGEST:
+        return folder
+    link = Path(tempfile.mkdtemp(prefix="p2pfs-", dir="/tmp")) / "to"
+    atexit.register(shutil.rmtree, link.parent, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(folder)
+    return link
+
+
 def clean_environment() -> dict[str, str]:
     """This environment without settings of ours."""
     return {key: value for key, value in os.environ.items() if not key.startswith("P2PFS_")}
@@ -82,7 +100,7 @@ class Node:
 
     def __init__(self, folder: Path, name: str, options: dict[str, str]) -> None:
         self.name = name
-        self.folder = folder
+        self.folder = folder = reachable(folder)
         self.data_dir = folder / name
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -107,7 +125,8 @@ class Node:
         overrides = [word for key, value in self.options.items() for word in ("-o", f"{key}={value}")]
         done = subprocess.run(
             [*self.prefix, sys.executable, str(NODE), words[0], "-c", str(file), *overrides, *words[1:]],
-            capture_output=True, text=True, check=False, env=clean_environment(), **{"timeout": READY_S, **kwargs},
+            capture_output=True, text=True, check=False,
+            **{"timeout": READY_S, "env": clean_environment(), **kwargs},
         )
         if done.returncode == 0:
             self.config, self.options = file, {}

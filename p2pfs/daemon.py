@@ -51,8 +51,8 @@ Usage:
          for standard input, where the list of processes (ps) does not show it; prints what to do next
 
 Options:
-  -c FILE --config=FILE    configuration file (INI); conf/node.ini is one that explains every option. init and join
-                           write it, and the secret beside it; without -c it is node.ini in the current folder
+  -c FILE --config=FILE    configuration file (INI); --print-config prints one that explains every option. init and
+                           join write it, and the secret beside it; without -c it is node.ini in the current folder
   -o OPTION                section.key=value: override one option; may be repeated. init and join write it down
   --listen=ADDR            HOST:PORT where other nodes reach this one, as -o node.listen=ADDR. Without it, init takes
                            127.0.0.1:4801, and join port 4801 of the address that this machine has towards the other
@@ -63,8 +63,8 @@ Options:
   --version                the version
 
 One node, for this machine only:
-  p2pfs-node -c conf/node.ini
-  p2pfs-cli store ~/photos         (in another terminal)
+  p2pfs-node --print-config > node.ini && p2pfs-node -c node.ini
+  p2pfs-cli store ~/photos                                               in another terminal
 
 Several machines:
   p2pfs-node init --listen=10.0.0.1:4801 && p2pfs-node -c node.ini       on the first one
@@ -87,11 +87,14 @@ any more); messages and log lines go to standard error.
 
 
 DESCRIPTORS = 65536
+FOR_FILES = 400
+"""Files, beside connections, that are open at most where few may be: blocks on their way, and what clients gave."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the result is the exit code."""
     os.umask(0o077)
+    _fill_standard()
     shown = io.StringIO()
     try:
         try:
@@ -136,10 +139,26 @@ def _command(arguments: dict[str, Any]) -> int:
     return 0
 
 
+def _fill_standard() -> None:
+    """Put /dev/null where a standard descriptor is closed (`2>&-`).
+
+    What is opened next would get its number, and a message that some library writes there would end up in the catalog.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
+
+
 def _tell(text: str) -> None:
     """Write to standard output, at once: a secret or a token that got nowhere must not pass for given out."""
     if sys.stdout is None:
         raise errors.UsageError("standard output is closed; give it a file, a pipe or /dev/null")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a configuration is UTF-8 everywhere; a path may hold other bytes
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         print(text, end="", flush=True)
     except OSError as error:
@@ -165,17 +184,21 @@ def _run(path: str, overrides: list[str]) -> None:
     config = load(path, overrides)
     logs.set_up(config.log.level, config.log.format)
     green.check_patched()
-    _allow_descriptors()
+    _allow_descriptors(config.node.max_connections)
     from p2pfs.node.node import Node  # here, so that the other modes start quickly and need no patched process
 
     Daemon(Node(config), config, lambda: load(path, overrides), Notifier()).run()
 
 
-def _allow_descriptors() -> None:
+def _allow_descriptors(connections: int) -> None:
     """Take what the system lets us have: connections and small blocks on their way in need more than the usual 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
+    least, most = connections + FOR_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most < least:
+        log.warning("only %d files may be open, and up to %d are needed: raise the limit (LimitNOFILE, ulimit -n), or "
+                    "lower [node] max_connections", most, least)
 
 
 class Daemon:

@@ -143,7 +143,7 @@ def end_all(greenlets: Iterable[Greenlet]) -> None:
 
 
 class NativePool:
-    """Native threads for jobs that block on a disk or a core. One job is one whole block.
+    """Native threads for jobs that block on a disk or a core. One job is one whole block. Raises Busy without threads.
 
     In place of gevent's own pool, which makes a watcher for each job: that costs 35 us more (docs/PERFORMANCE.md).
     """
@@ -157,8 +157,12 @@ class NativePool:
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(size)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:
+            raise errors.Busy(f"{error}, and {name} needs {size}; raise the limit of threads or memory (ulimit -u, -v, "
+                              "TasksMax)") from None
 
     def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn` in a native thread; the calling greenlet waits, the others go on. Raises what `fn` raises.

@@ -41,8 +41,8 @@ class Output:
         self._is_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._is_watched = sys.stderr.isatty() and not is_quiet
         for stream in filter(None, (sys.stdout, sys.stderr)):
-            # File names are bytes; those that are no text come out as they went in.
-            stream.reconfigure(errors="surrogateescape")
+            # File names are UTF-8, wherever they are shown; bytes that are no text come out as they went in.
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
     def result(self, row: dict[str, Any], text: str) -> None:
         """One result: a JSON object or a line of text, out at once."""

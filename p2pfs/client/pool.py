@@ -38,7 +38,8 @@ def default_address() -> str:
     given = os.environ.get("P2PFS_NODE")
     if given:
         return given
-    data_home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    base = os.environ.get("XDG_DATA_HOME", "")
+    data_home = base if os.path.isabs(base) else os.path.expanduser("~/.local/share")  # as the node takes it
     own = os.path.join(data_home, "p2pfs", SOCKET_NAME)
     if not os.path.exists(own) and os.path.exists(SYSTEM_SOCKET):
         return SYSTEM_SOCKET
@@ -215,7 +216,7 @@ class Pool:
             return "this user may not open it: join the group that it belongs to (ls -l), or ask as the node's user"
         if self.is_local and "/" not in self.address:
             return "a control socket is named by its path, and a node on another machine is HOST:PORT"
-        return "start one with `p2pfs-node -c conf/node.ini`, or say where it is with --node or P2PFS_NODE"
+        return "start one with `p2pfs-node -c FILE` (--help tells more), or say where it is with --node or P2PFS_NODE"
 
     def _connect(self, deadline: Deadline, patience: Patience) -> Connection:
         """A connection. A crowd of clients behind one address may have to wait: a node takes so many a second."""

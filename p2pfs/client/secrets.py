@@ -21,7 +21,8 @@ Passphrase = str | bytes | Callable[[], str | bytes]
 
 def settings_path() -> str:
     """Where the client's configuration is, if there is one."""
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    home = base if os.path.isabs(base) else os.path.expanduser("~/.config")  # a relative one is invalid, says XDG
     return os.path.join(home, "p2pfs", "client.ini")
 
 
@@ -42,7 +43,7 @@ def read_settings(path: str | None = None) -> Settings:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_SECRET_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # HOME=/dev/null, as some services have it
         # A volume that is not mounted, say: what it says may be that nothing leaves this machine in plain.
         for way in (path, os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
             if os.path.islink(way) and not os.path.exists(way):

@@ -181,7 +181,7 @@ def _parse_path(text: str) -> Path:
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         # It is not quoted: where a secret's path belongs, it may be the secret.
-        raise errors.UsageError("the ~ at its beginning is of nobody with a home here; write ./~ for such a name")
+        raise errors.UsageError("the ~ at its beginning is of nobody with a home here; write the path from / on")
     return Path(os.path.abspath(expanded))
 
 

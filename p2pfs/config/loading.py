@@ -276,7 +276,9 @@ def _read(path: str, what: str) -> str:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise errors.ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+        is_missing = isinstance(error, FileNotFoundError) and what == "configuration file"
+        hint = "; p2pfs-node --print-config prints one, init and join write one" if is_missing else ""
+        raise errors.ConfigError(f"cannot read the {what} {path}: {error.strerror}{hint}") from None
     if len(data) > MAX_FILE:
         raise errors.ConfigError(f"the {what} {path} is longer than {MAX_FILE} bytes")
     return decode(data, what, path)

@@ -128,7 +128,9 @@ def connect(
     except OSError as error:
         if getattr(error, "reason", None) == "TLSV1_UNRECOGNIZED_NAME":
             raise errors.NotFound(f"{address} is not known as {name}") from None
-        kind = errors.TurnedAway if isinstance(error, ssl.SSLEOFError | ConnectionError) else errors.Unreachable
+        # An end without a word is the one or the other of these, as the version of Python has it.
+        is_end = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionError)
+        kind = errors.TurnedAway if is_end else errors.Unreachable
         raise kind(
             f"no TLS 1.3 with {address}: {_reason(error)}; is it p2pfs, with the same cluster secret?"
         ) from None

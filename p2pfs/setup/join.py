@@ -11,7 +11,7 @@ from p2pfs import errors, units
 from p2pfs.config import ROWS, split_address
 from p2pfs.core.invitation import Token, parse_token
 from p2pfs.setup.guest import ask
-from p2pfs.setup.site import LISTEN, Site
+from p2pfs.setup.site import LISTEN, Site, is_there
 
 
 def join(text: str, path: str, options: list[str], now: Callable[[], float] = time.time) -> list[str]:
@@ -28,7 +28,7 @@ def join(text: str, path: str, options: list[str], now: Callable[[], float] = ti
             "p2pfs-cli invite prints another one"
         )
     site = Site(path, [f"{LISTEN}={_listen(token)}", *options])
-    if site.secret_file.exists():
+    if is_there(site.secret_file):
         raise errors.Refused(
             f"{site.secret_file} is there already: is this machine a member? Move it away, or name a file in another "
             "folder with -c"

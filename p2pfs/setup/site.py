@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -32,10 +33,10 @@ class Site:
         self.options = list(options)
         self.file = Path(os.path.abspath(os.path.expanduser(path)))
         self.secret_file = self.file.parent / SECRET_FILE
-        if self.file.exists():
+        if is_there(self.file):
             raise errors.Refused(
-                f"{path} is there already: p2pfs-node -c {path} starts its node; for another node, name another file "
-                "in another folder with -c"
+                f"{path} is there already: p2pfs-node -c {shlex.quote(path)} starts its node; for another node, "
+                "name another file in another folder with -c"
             )
         for option in self.options:
             for name in _MADE_HERE:
@@ -52,8 +53,15 @@ class Site:
 
         Raises ConfigError, Refused.
         """
-        data_dir = self.draft().node.data_dir
-        if (data_dir / CLUSTER).exists() and not self.secret_file.exists():
+        draft = self.draft()
+        data_dir = draft.node.data_dir
+        try:
+            f"{self.secret_file}{to_ini(draft)}".encode()
+        except UnicodeEncodeError:
+            raise errors.ConfigError(
+                "a path that is no UTF-8 text cannot stand in a configuration file; name another one"
+            ) from None
+        if is_there(data_dir / CLUSTER) and not is_there(self.secret_file):
             raise errors.Refused(
                 f"{data_dir} belongs to a cluster already: put its secret into {self.secret_file} to go on with it, "
                 "or name another folder with -o node.data_dir=DIR"
@@ -74,7 +82,7 @@ class Site:
 
         Raises ConfigError, Refused (the data directory is another cluster's), NoSpace.
         """
-        if not self.secret_file.exists():
+        if not is_there(self.secret_file):
             write_atomically(self.secret_file, "".join(f"{secret}\n" for secret in secrets).encode("utf-8"))
         config = load(None, [*options, *self.options, f"cluster.secret_file={self.secret_file}"])
         identity = Identity(config.node.data_dir, config)
@@ -91,4 +99,15 @@ class Site:
         ]
         if os.geteuid() == 0:
             lines += ["All of it is root's: give it to the user that the node will run as (chown -R)."]
-        return [*lines, "", "Start it:", f"  p2pfs-node -c {self.path}"]
+        return [*lines, "", "Start it:", f"  p2pfs-node -c {shlex.quote(self.path)}"]
+
+
+def is_there(path: Path) -> bool:
+    """True when there is such a file. Raises Refused when this user may not look, or there can be none."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise disk_error(f"cannot look for {path}", error) from error
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,9 @@ from p2pfs.store.files import sync_folder, write_all
 
 _SECOND_NS = 1_000_000_000
 _ROUNDED_NS = 2 * _SECOND_NS
+
+SHARE = 32
+"""One call may have one in so many of the files open that this process may: some eight threads call at once."""
 
 ABSENT = (FileNotFoundError, NotADirectoryError)
 """There is nothing of that name."""
@@ -123,24 +127,31 @@ def write_files(files: Sequence[NewFile]) -> None:
     """Make files durable, or set the `error` of those that could not be made; nothing is left of these.
 
     Each step is taken by all of them before the next: the commit of the file system's journal that the first one waits
-    for carries what the others need, and a folder that got several names is synced once.
+    for carries what the others need, and a folder that got several names is synced once. Where few files may be open,
+    it is some of them after the other, so that there is enough for other threads and for connections.
     """
+    at_once = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE)
     try:
-        _step(files, NewFile.write)
-        if len(files) > 1:
-            _step(files, NewFile.hurry)
-        _step(files, NewFile.sync)
-        _step(files, NewFile.rename)
-        folders: dict[str, list[NewFile]] = {}
-        for file in files:
-            if file.error is None:
-                folders.setdefault(file.folder, []).append(file)
-        for folder, named in folders.items():
-            _sync_names(folder, named)
+        for first in range(0, len(files), at_once):
+            _write_together(files[first : first + at_once])
     except BaseException:
         for file in files:
             file.undo()
         raise
+
+
+def _write_together(files: Sequence[NewFile]) -> None:
+    _step(files, NewFile.write)
+    if len(files) > 1:
+        _step(files, NewFile.hurry)
+    _step(files, NewFile.sync)
+    _step(files, NewFile.rename)
+    folders: dict[str, list[NewFile]] = {}
+    for file in files:
+        if file.error is None:
+            folders.setdefault(file.folder, []).append(file)
+    for folder, named in folders.items():
+        _sync_names(folder, named)
 
 
 def _step(files: Sequence[NewFile], step: Callable[[NewFile], None]) -> None:

@@ -23,7 +23,7 @@ from p2pfs.store import blockfile, folders, layout
 from p2pfs.store.base import Outcome, Seen, Usage, check_block, check_buffer
 from p2pfs.store.blockfile import ABSENT, NewFile
 from p2pfs.store.changes import Changes
-from p2pfs.store.files import disk_error
+from p2pfs.store.files import LIMIT_ADVICE, disk_error
 from p2pfs.store.quarantine import Quarantine
 from p2pfs.store.recount import Recount
 from p2pfs.store.space import Space
@@ -308,9 +308,9 @@ def _look(path: str) -> os.stat_result | None:
 
 def _cannot_write(path: str, error: OSError) -> errors.NoSpace:
     # Whatever the reason is, this disk takes no block now, and the writer has to find another.
-    return errors.NoSpace(
-        f"cannot write block {path}: {error.strerror}; look at the disk, its permissions and the kernel's log"
-    )
+    is_limit = error.errno in (errno.EMFILE, errno.ENFILE)
+    advice = LIMIT_ADVICE if is_limit else "look at the disk, its permissions and the kernel's log"
+    return errors.NoSpace(f"cannot write block {path}: {error.strerror}; {advice}")
 
 
 def _not_found(block: Multihash) -> errors.NotFound:

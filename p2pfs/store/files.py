@@ -17,6 +17,7 @@ TEMP_ENDING = ".temp"
 """Of a small file on its way in, beside the one that it is to replace."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+LIMIT_ADVICE = "raise the limit of open files (LimitNOFILE, ulimit -n)"
 _TOO_MANY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -26,7 +27,7 @@ def disk_error(what: str, error: OSError) -> errors.P2pfsError:
     if error.errno in _NO_ROOM:
         return errors.NoSpace(f"{text}; make room, or look at the disk and the kernel's log")
     if error.errno in _TOO_MANY:
-        return errors.Busy(f"{text}; raise the limit of open files (LimitNOFILE)")
+        return errors.Busy(f"{text}; {LIMIT_ADVICE}")
     return errors.Refused(f"{text}; look at the owner and the permissions of its folder")
 
 
@@ -102,8 +103,9 @@ def prepare_data_dir(path: str | os.PathLike[str]) -> None:
         probe = os.path.join(path, LOCK_FILE)
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
     except OSError as error:
+        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
         raise errors.ConfigError(
-            f"data_dir {path} cannot be used: {error.strerror}; create it, give it to the user that the node "
+            f"data_dir {path} cannot be used: {why}; create it, give it to the user that the node "
             "runs as, or set [node] data_dir to another one"
         ) from error
 

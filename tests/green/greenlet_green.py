@@ -79,6 +79,15 @@ def test_native_jobs_run_beside_greenlets_and_raise_in_the_caller(pool: green.Na
         pool.run(_raise, errors.Corrupt("bad"))
 
 
+def test_where_no_thread_can_be_started_the_limit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(errors.Busy, match="can't start new thread, and disk needs 2; raise the limit"):
+        green.NativePool("disk", 2)
+
+
 def test_each_of_many_callers_gets_the_result_of_its_own_job(pool: green.NativePool, group: green.Group) -> None:
     results: dict[int, list[int]] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,13 @@ def test_a_home_that_nobody_has_is_no_folder_of_this_name() -> None:
     with pytest.raises(errors.ConfigError, match=r"-o: node.data_dir: the ~ at its beginning is of nobody"):
         load(None, ["node.data_dir=~nobody-of-this-name/p2pfs"], {})
     assert load(None, ["node.data_dir=./~name"], {}).node.data_dir == Path("~name").absolute()
+
+
+def test_without_a_home_nothing_is_made_in_a_folder_called_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user who is in no list, without HOME
+    with pytest.raises(errors.ConfigError, match="of nobody with a home"):
+        load(None, [], {})
+    assert load(None, ["node.data_dir=/srv/~x"], {}).node.data_dir == Path("/srv/~x")
 
 
 def test_unknown_names_give_place_and_nearest(ini: Write) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -152,3 +153,38 @@ def test_the_secret_is_no_option_of_these(make: Callable[[str, list[str]], objec
         with pytest.raises(errors.ConfigError) as refused:
             make(str(tmp_path / "node.ini"), [f"node.data_dir={tmp_path}", option])
         assert SECRET not in str(refused.value)
+
+
+# --- surroundings ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("make", [
+    lambda file, options: init(file, options),
+    lambda file, options: join(format_token(TOKEN), file, options, now=lambda: EXPIRES - 60.0),
+])
+@pytest.mark.parametrize("place", ["file", "data"])
+def test_a_folder_that_may_not_be_looked_into_is_refused(
+    tmp_path: Path, make: Callable[[str, list[str]], object], place: str
+) -> None:
+    # As root may look everywhere: a loop of links, which nobody can follow.
+    (tmp_path / "loop").symlink_to("loop")
+    paths = {"file": tmp_path / "site", "data": tmp_path / "data"} | {place: tmp_path / "loop"}
+    with pytest.raises(errors.Refused, match=re.escape(f"cannot look for {tmp_path}/loop/")):
+        make(str(paths["file"] / "node.ini"), [f"node.data_dir={paths['data']}", f"node.control={tmp_path / 'c'}"])
+    assert os.listdir(tmp_path) == ["loop"]
+
+
+@pytest.mark.parametrize("place", ["file", "data"])
+def test_a_path_that_is_no_text_is_refused_before_anything_is_made(tmp_path: Path, place: str) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    folders = {"file": str(tmp_path / "site"), "data": str(tmp_path / "data")} | {place: odd}
+    with pytest.raises(errors.ConfigError, match="no UTF-8"):
+        init(f"{folders['file']}/node.ini", [f"node.data_dir={folders['data']}"])
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_command_to_start_it_can_be_pasted(tmp_path: Path) -> None:
+    file = str(tmp_path / "my node" / "node.ini")
+    options = [f"node.data_dir={tmp_path / 'my data'}"]
+    assert f"  p2pfs-node -c '{file}'" in init(file, options)
+    with pytest.raises(errors.Refused, match=re.escape(f"p2pfs-node -c '{file}' starts")):
+        init(file, options)

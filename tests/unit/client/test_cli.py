@@ -226,7 +226,7 @@ def test_exit_codes_are_the_errors(
 def test_no_node_is_exit_7_with_a_way_out(run: Runner, tmp_path: Path) -> None:
     done = run(f"--node={tmp_path}/none.sock", "peers")
     assert done.returncode == 7
-    assert b"p2pfs-node -c conf/node.ini" in done.stderr
+    assert b"p2pfs-node -c FILE" in done.stderr
 
 
 def test_the_deadline_is_exit_4(run: Runner, node: FakeNode) -> None:

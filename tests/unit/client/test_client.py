@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pfs import Client, errors
+from p2pfs import Client, config, errors
 from p2pfs.client import files, pool
 from p2pfs.core import wire
 from tests.unit.client.fake_node import FakeNode, Gone, Link, Talk, data_of, read_tree
@@ -28,7 +28,7 @@ WAIT_S = 60.0
 def test_no_node_says_where_and_how_to_start_one(tmp_path: Path) -> None:
     with Client(str(tmp_path / "none.sock")) as client, pytest.raises(errors.Unreachable) as caught:
         client.status()
-    assert "p2pfs-node -c conf/node.ini" in str(caught.value)
+    assert "p2pfs-node -c FILE" in str(caught.value)
     assert str(tmp_path / "none.sock") in str(caught.value)
 
 
@@ -216,6 +216,10 @@ def test_the_default_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "p2pfs").mkdir()
     Path(own).touch()
     assert pool.default_address() == own
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(pool, "SYSTEM_SOCKET", str(tmp_path / "none.sock"))
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert pool.default_address() == f"{config.default_data_dir(os.environ)}/control.sock", "where the node makes it"
     monkeypatch.setenv("P2PFS_NODE", "nas:4640")
     assert pool.default_address() == "nas:4640"
 

@@ -330,6 +330,13 @@ def test_a_client_ini_that_is_out_of_reach_is_not_taken_for_none(
         client.store(tmp_path / "f")
 
 
+def test_a_home_that_is_no_folder_holds_no_client_ini(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", "/dev/null")
+    with Client(node.address) as client:
+        assert client.store(io.BytesIO(b"x")).link is None
+
+
 def test_client_ini(node: FakeNode, here: Path, no_settings: Path, key_file: Path) -> None:
     make(here / "f", 5)
     no_settings.parent.mkdir(parents=True)
