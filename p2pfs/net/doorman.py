@@ -15,13 +15,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from p2pfs import errors, metrics
 from p2pfs.core.pace import Pace
 from p2pfs.net.tls import Party
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=socket.socket)
 
 STRANGERS = 256
 """Connections that are not authenticated yet."""
@@ -55,11 +57,19 @@ class Stranger:
 
     def __init__(self, sock: socket.socket, host: str) -> None:
         self.sock = sock
-        """TLS takes the place of the plain socket."""
         self.host = host
+        self._is_over = False
+
+    def put_in(self, change: Callable[[socket.socket], S]) -> S:
+        """Have what TLS makes of the plain socket in its place."""
+        self.sock = changed = change(self.sock)
+        if self._is_over:  # it came in the middle, when there was no socket to end
+            self.end()
+        return changed
 
     def end(self) -> None:
         """Wake whoever waits for it: the connection is over."""
+        self._is_over = True
         with contextlib.suppress(OSError):
             # That of the plain socket: see Stream.
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)

@@ -202,7 +202,7 @@ class Server:
             stranger.sock.close()
 
     def _authenticate(self, context: Context, stranger: Stranger, address: Any) -> tuple[ssl.SSLSocket, Party]:
-        secure = stranger.sock = tls.prepare(stranger.sock, context())
+        secure = stranger.put_in(lambda plain: tls.prepare(plain, context()))
         tls.accept(secure, f"{address[0]}:{address[1]}", self._limits.handshake_s)
         return secure, tls.party_of(secure)
 

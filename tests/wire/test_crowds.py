@@ -21,7 +21,7 @@ from p2pfs.net import doorman as doorman_module
 from p2pfs.net import server as server_module
 from p2pfs.net import tls
 from p2pfs.net.connection import Connection, connect
-from p2pfs.net.doorman import Doorman, host_of
+from p2pfs.net.doorman import Doorman, Stranger, host_of
 from p2pfs.net.server import Session
 from p2pfs.net.tls import Party
 from tests.sockets import Material, Running, Task, material, read_all, running
@@ -67,6 +67,20 @@ def test_silent_strangers_go_when_others_come(
         stack.enter_context(contextlib.closing(ask(node, friend)))
         assert refused("crowd") - before == 8
         assert len(node.server._doorman._strangers) == 2
+
+
+def test_a_stranger_whose_end_comes_while_tls_takes_its_socket_is_ended() -> None:
+    ours, theirs = socket.socketpair()
+    stranger = Stranger(ours, "host")
+
+    def prepare(plain: socket.socket) -> socket.socket:
+        changed = socket.socket(fileno=plain.detach())  # as ssl does it
+        stranger.end()
+        return changed
+
+    with theirs, stranger.put_in(prepare):
+        theirs.settimeout(10)
+        assert theirs.recv(1) == b""
 
 
 def test_a_flood_of_connections_is_closed_and_friends_that_are_in_are_served(
