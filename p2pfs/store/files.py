@@ -91,6 +91,7 @@ def prepare_data_dir(path: str | os.PathLike[str]) -> None:
                     f"{path} has blocks and no file {FORMAT_FILE!r}; is it a p2pfs data directory? "
                     f"If so, write '{FORMAT}' into {FORMAT_FILE!r} there"
                 )
+            _sync_way(path)
             text = f"{FORMAT}\np2pfs data directory; the number is the version of its format\n"
             write_atomically(os.path.join(path, FORMAT_FILE), text.encode("ascii"), 0o644)
         elif found > FORMAT:
@@ -108,6 +109,14 @@ def prepare_data_dir(path: str | os.PathLike[str]) -> None:
             f"data_dir {path} cannot be used: {why}; create it, give it to the user that the node "
             "runs as, or set [node] data_dir to another one"
         ) from error
+
+
+def _sync_way(path: str) -> None:
+    """Before anything is kept in a folder that may be new: make it, and those above it, durable."""
+    folder = os.path.realpath(path)
+    while folder != (folder := os.path.dirname(folder)):
+        with contextlib.suppress(OSError):  # one that this user cannot sync is none that was made here
+            sync_folder(folder)
 
 
 def _read_format(path: str) -> int | None:

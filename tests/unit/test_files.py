@@ -16,6 +16,25 @@ from p2pfs.store import files
 CHILD_ENV = {**os.environ, "PYTHONPATH": str(Path(p2pfs.__file__).parents[1])}
 
 
+def test_a_new_data_directory_is_durable_before_anything_is_kept_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, synced, sync_folder = tmp_path / "srv/p2pfs/data", list[str](), files.sync_folder
+
+    def sync(path: str) -> None:
+        synced.append(path)
+        if path != str(folder):
+            assert not (folder / files.FORMAT_FILE).exists()
+        sync_folder(path)
+
+    monkeypatch.setattr(files, "sync_folder", sync)
+    files.prepare_data_dir(folder)
+    assert set(synced) >= {str(tmp_path / "srv/p2pfs"), str(tmp_path / "srv"), str(tmp_path)}
+    synced.clear()
+    files.prepare_data_dir(folder)
+    assert not synced, "once"
+
+
 def test_write_atomically_replaces_and_sets_the_mode(tmp_path: Path) -> None:
     path = tmp_path / "file"
     files.write_atomically(path, b"old")
