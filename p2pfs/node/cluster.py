@@ -93,6 +93,11 @@ class Cluster:
         """Every other member that should answer."""
         return [self.peers.get(member) for member in self.members() if member.is_reachable and member.id != self.id]
 
+    @property
+    def is_draining(self) -> bool:
+        """This node is to leave, and what it holds goes with it."""
+        return self.membership.me.drains
+
     # --- placement -----------------------------------------------------------------------------------
 
     def limited(self, copies: int) -> int:

@@ -215,9 +215,10 @@ class Pinning:
     def publish(self, records: list[Pin], quorum: int | None = None) -> list[str]:
         """Push to every member that answers, then merge here; ids of the nodes that have it durably, ours among them.
 
-        With a `quorum`, once so many have it the others get STRAGGLER_S more; they get it by comparison. When too few
-        of the others took it, it is not merged here: what fails is visible at most where it was taken. A pin that is
-        outranked by a tombstone of which this node had not heard, one of a clock ahead of ours, gets a later stamp.
+        Those that drain are left out: what they hold goes with them. With a `quorum`, once so many have it the others
+        get STRAGGLER_S more; they get it by comparison. When too few of the others took it, it is not merged here: what
+        fails is visible at most where it was taken. A pin that is outranked by a tombstone of which this node had not
+        heard, one of a clock ahead of ours, gets a later stamp.
 
         Raises Refused when this node's stamps are too far ahead of its clock for anybody to take them, NoSpace when
         the catalog is full, ProtocolError for a record that nobody could read.
@@ -251,22 +252,25 @@ class Pinning:
                     if tombstone := outranked_by(answer):
                         tombstones.append(tombstone)
                         return
-                holders.append(peer.member.id)
+                if not peer.member.drains:
+                    holders.append(peer.member.id)
             except errors.P2pfsError as error:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)
 
         pushes = [self._group.spawn(f"push-{peer.member.name}", push, peer) for peer in self._cluster.live_peers()]
+        ours = [] if self._cluster.is_draining else [self._cluster.id]
         if quorum is None:
             _wait(pushes, PUSH_S)
         else:
-            _wait(pushes, PUSH_S, lambda: len(holders) >= quorum - 1 or len(tombstones) > 1)
-            if len(holders) < quorum - 1:
+            others = quorum - len(ours)
+            _wait(pushes, PUSH_S, lambda: len(holders) >= others or len(tombstones) > 1)
+            if len(holders) < others:
                 return list(holders), max(tombstones)
         self.merge(records)
         if self.without_room(records):
             raise errors.NoSpace(self.full_text())
         _wait(pushes, STRAGGLER_S)
-        return [self._cluster.id, *holders], max(tombstones)
+        return ours + holders, max(tombstones)
 
     # --- the journal ----------------------------------------------------------------------------------
 

@@ -80,8 +80,9 @@ def make_pins(services: Services, ingest: Ingest, pins: list[Pin]) -> None:
     if len(holders) >= ingest.quorum:
         return
     roots = ", ".join(sorted({str(pin.cid) for pin in pins}))
+    others = ingest.quorum - (not services.cluster.is_draining)
     where = f" ({services.cluster.names(holders)}: it stays there)" if holders else ""
     raise errors.TooFewNodes(
-        f"every block of {roots} is stored, but only {len(holders)} of the {ingest.quorum - 1} other nodes needed took "
-        f"its pin{where}; try again, nothing is sent twice"
+        f"every block of {roots} is stored, but only {len(holders)} of the {others} other nodes needed took its "
+        f"pin{where}; try again, nothing is sent twice"
     )

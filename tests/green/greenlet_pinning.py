@@ -84,8 +84,16 @@ class View:
         self._world = world
         self.id = id
 
+    @property
+    def is_draining(self) -> bool:
+        return self.id in self._world.draining
+
     def members(self) -> list[Member]:
-        return [Member(id, id, (), self._state(id)) for id in self._world.nodes if id not in self._world.forgotten]
+        world = self._world
+        return [
+            Member(id, id, (), self._state(id), drains=id in world.draining)
+            for id in world.nodes if id not in world.forgotten
+        ]
 
     def _state(self, id: str) -> str:
         return "alive" if self._world.side[id] == self._world.side[self.id] else "dead"
@@ -123,6 +131,7 @@ class World:
         self.side = {f"n{number}": 0 for number in range(size)}
         self.ahead_days = dict.fromkeys(self.side, 0)
         self.silent: set[str] = set()
+        self.draining: set[str] = set()
         self.forgotten: set[str] = set()
         self.clocks_read: list[str] = []
         self.nodes: dict[str, Pinning] = {}
@@ -411,7 +420,7 @@ def store(world: World, id: str, quorum: int, pin: Pin | None = None) -> None:
     """The pin of a store at a node, whose blocks are all there."""
     node = world.nodes[id]
     pin = pin or Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), id)
-    cluster = SimpleNamespace(names=", ".join)
+    cluster = SimpleNamespace(names=", ".join, is_draining=id in world.draining)
     ingest = SimpleNamespace(keep=lambda: None, quorum=quorum)
     make_pins(cast(Any, SimpleNamespace(pinning=node, cluster=cluster)), cast(Any, ingest), [pin])
 
@@ -445,6 +454,18 @@ def test_a_store_that_fails_takes_no_pin_away_that_was_acknowledged_elsewhere(
     world.cut()
     world.level()
     assert [world.live(id) for id in world.nodes] == [{0}] * 3
+
+
+def test_who_drains_does_not_count_for_the_quorum_of_a_pin(world: World) -> None:
+    world.draining = {"n0"}
+    store(world, "n1", 2)
+    with pytest.raises(errors.TooFewNodes, match="2 of the 3 other nodes"):
+        store(world, "n0", 3)
+    store(world, "n0", 2)
+    world.cut("n2")
+    for id, needed in (("n1", 1), ("n0", 2)):
+        with pytest.raises(errors.TooFewNodes, match=f"of the {needed} other nodes needed"):
+            store(world, id, 2)
 
 
 def test_a_store_that_fails_where_some_took_its_pin_names_them_and_leaves_it_there(world: World) -> None:
