@@ -273,7 +273,7 @@ class FolderGet:
         """A file that did not come with others."""
         advanced = self.advance_by_steps()
         if self._fetching.pool.is_local:
-            fetch_into(self._fetching, job.fd, job.cid, self._deadline, advanced)
+            fetch_into(self._fetching, job.fd, job.cid, self._target, self._deadline, advanced)
         else:
             read_into(self._fetching, job.fd, job.cid, job.size, self._deadline, advanced)
         advanced(Progress(os.fstat(job.fd).st_size, None))

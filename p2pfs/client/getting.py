@@ -52,23 +52,28 @@ def get_file(
     part = files.part_path(target, str(found.cid))
     with files.part_file(part) as fd:
         if calls.pool.is_local:
-            fetch_into(calls, fd, found.cid, deadline, progress)
+            fetch_into(calls, fd, found.cid, target, deadline, progress)
         else:
             read_into(calls, fd, found.cid, found.size, deadline, progress)
         os.fsync(fd)
         files.publish(part, target, force)
 
 
-def fetch_into(calls: Calls, fd: int, cid: CID, deadline: Deadline, progress: OnProgress | None) -> None:
+def fetch_into(
+    calls: Calls, fd: int, cid: CID, target: str, deadline: Deadline, progress: OnProgress | None
+) -> None:
     """Have the local node make a descriptor's file equal to a stored one; it keeps what is there and right.
 
-    After a failure, calling again completes the file.
+    After a failure, calling again completes the file. `target`: what to call it when there is no room for it.
     """
     parts = calls.parts(deadline, FetchEnd, "FETCH", str(cid), fds=(fd,))
-    for part in parts:
-        row = wire.parse_json(part, dict)
-        if progress is not None:
-            progress(parse(Progress, row))
+    try:
+        for part in parts:
+            row = wire.parse_json(part, dict)
+            if progress is not None:
+                progress(parse(Progress, row))
+    except errors.NoSpace as error:  # of the node, which knows no name
+        raise errors.NoSpace(f"{target}: {error}") from None
     check_cid(parts.end.cid, cid)
     size = os.fstat(fd).st_size
     if size != parts.end.size:

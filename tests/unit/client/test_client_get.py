@@ -356,9 +356,9 @@ def test_an_interrupted_get_from_afar_leaves_nothing(remote: tuple[FakeNode, Cli
 def test_something_else_than_was_asked_for_is_no_file(node: FakeNode, client: Client, here: Path) -> None:
     cid, other = node.keep(data_of(1000)), node.keep(data_of(2000))
     node.pinned[cid] = other
-    for into in (getting.fetch_into, lambda *words: getting.read_into(*words[:3], None, *words[3:])):
+    for into, what in ((getting.fetch_into, "f"), (getting.read_into, None)):
         with open("f", "w+b") as file, pytest.raises(errors.ProtocolError, match=f"the node sent {other} for {cid}"):
-            into(client._calls, file.fileno(), CID.parse(cid), client._deadline(), None)
+            into(client._calls, file.fileno(), CID.parse(cid), what, client._deadline(), None)
 
 
 def test_a_get_waits_while_the_node_lets_go_of_an_interrupted_one(node: FakeNode, client: Client, here: Path) -> None:
@@ -369,6 +369,18 @@ def test_a_get_waits_while_the_node_lets_go_of_an_interrupted_one(node: FakeNode
     timer.start()
     assert client.get(cid, "f").read_bytes() == b"content"
     timer.join()
+
+
+def test_a_disk_that_is_full_for_the_node_names_what_was_to_come(node: FakeNode, client: Client, here: Path) -> None:
+    def refuse(talk: Talk, line: wire.Line) -> None:
+        raise errors.NoSpace("cannot write the output file: No space left on device")
+
+    cid = node.keep(data_of(3 * MIB), "f")
+    tree = node.keep({b"big": data_of(3 * MIB)}, "tree")
+    node.hooks["FETCH"] = refuse
+    for ref, target in ((cid, "copy"), (tree, "folder")):
+        with pytest.raises(errors.NoSpace, match=f"^{target}: cannot write the output file: No space left"):
+            client.get(ref, target)
 
 
 def test_a_full_disk_names_what_was_to_come(
