@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +28,7 @@ from p2pfs.client.answers import (
 )
 from p2pfs.client.calls import Answers, Calls
 from p2pfs.client.deadline import Deadline
+from p2pfs.client.files import local_path
 from p2pfs.client.parsing import parse, parse_line
 from p2pfs.client.pool import Pool, default_address
 from p2pfs.client.reports import (
@@ -81,7 +83,7 @@ class Client:
         needed) are for encrypted content whose key is not in its link. Nothing is connected yet.
         """
         self.timeout_s = timeout_s
-        self._calls = Calls(Pool(address or default_address(), os.fspath(tls_dir) if tls_dir is not None else None))
+        self._calls = Calls(Pool(address or default_address(), None if tls_dir is None else local_path(tls_dir)))
         self._secrets = Secrets(key_file, passphrase)
 
     def __enter__(self) -> Self:
@@ -165,10 +167,10 @@ class Client:
         from pathlib import Path
 
         if is_link(ref):
-            return Path(self._sealed(ref).get(None if path is None else os.fspath(path), force, progress))
+            return Path(self._sealed(ref).get(None if path is None else local_path(path), force, progress))
         from p2pfs.client import getting
 
-        return Path(getting.get(self._calls, str(ref), None if path is None else os.fspath(path), force,
+        return Path(getting.get(self._calls, str(ref), None if path is None else local_path(path), force,
                                 self._deadline(), progress))
 
     def open(self, ref: Ref) -> io.BufferedReader:
@@ -308,14 +310,15 @@ class Client:
         """
         from p2pfs.client import granting
 
-        return granting.grant(self._calls, self._deadline(), name, role, int(expires_s), os.fspath(path))
+        seconds = int(_finite(expires_s))
+        return granting.grant(self._calls, self._deadline(), name, role, seconds, local_path(path))
 
     def invite(self, *, lasts_s: float = 3600.0, once: bool = False) -> Invited:
         """Have the node open an invitation, for as many machines as come in that time, or for `once` only.
 
         Raises Refused when the node has no cluster secret.
         """
-        options = wire.dump_json({"lasts_s": lasts_s, "once": once})
+        options = wire.dump_json({"lasts_s": _finite(lasts_s), "once": once})
         return parse_line(Invited, self._calls.body(self._deadline(), "INVITE", options))
 
     def _sealed(self, link: Ref) -> Sealed:
@@ -335,3 +338,9 @@ def _no_link(member: str) -> str:
     if is_link(member):
         raise errors.UsageError("that is a link, and no member; what forgets the content of a link is rm")
     return member
+
+
+def _finite(seconds: float) -> float:
+    if not math.isfinite(seconds):
+        raise errors.UsageError(f"{seconds} s are no time that ends")
+    return seconds

@@ -19,7 +19,7 @@ def export_car(
     """Write a CARv1 to a path or a binary file object; the number of blocks."""
     if not isinstance(file, (str, os.PathLike)):
         return _write(calls, ref, file, deadline, progress)
-    target = os.fspath(file)
+    target = files.local_path(file)
     if not target:
         raise errors.UsageError("an empty path to put it; - is standard output")
     if os.path.isdir(target):

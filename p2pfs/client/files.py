@@ -38,6 +38,15 @@ def local_error(error: OSError, path: str | None = None) -> errors.P2pfsError:
     return ERRNO_CLASSES.get(error.errno or 0, errors.Refused)(f"{name}: {text}" if name else text)
 
 
+def local_path(path: str | os.PathLike[str]) -> str:
+    """The path as text. Raises UsageError for what can be a path on no system."""
+    text = os.fspath(path)
+    with contextlib.suppress(UnicodeEncodeError):
+        if b"\0" not in os.fsencode(text):
+            return text
+    raise errors.UsageError(f"{text!a} is no path")
+
+
 @contextlib.contextmanager
 def local_errors(path: str | None = None, target: str | None = None) -> Iterator[None]:
     """What goes wrong with files on this machine inside the block is raised as an error of ours.

@@ -13,6 +13,7 @@ from p2pfs.client import sending
 from p2pfs.client.answers import OnProgress, Stored
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
+from p2pfs.client.files import local_path
 from p2pfs.client.ordered import Job, in_order
 from p2pfs.client.outgoing import Outgoing, outgoing
 from p2pfs.client.parsing import parse
@@ -67,9 +68,10 @@ def store(
     if not isinstance(source, (str, os.PathLike)):
         with outgoing(calls, "STORE", options, deadline, progress) as out:
             return _stored(out, Sealer(out, secret).open_file(source, root))
-    events = scan(os.fspath(source))
+    path = local_path(source)
+    events = scan(path)
     first = next(events)
-    size = sending.size_below(os.fspath(source)) if progress is not None else None
+    size = sending.size_below(path) if progress is not None else None
     with outgoing(calls, "STORE", options, deadline, progress) as out:
         out.size = size
         sealer = Sealer(out, secret)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from p2pfs import errors
-from p2pfs.client.files import local_errors
+from p2pfs.client.files import local_errors, local_path
 
 if TYPE_CHECKING:
     from p2pfs.crypt.links import Link
@@ -126,7 +126,7 @@ class Secrets:
                     "this takes a key file: name it with --key-file, or as key_file in client.ini; one is made by "
                     "(umask 077; openssl rand -hex 32 > FILE)"
                 )
-            self._secret = read_key_file(os.fspath(path))
+            self._secret = read_key_file(local_path(path))
         return self._secret
 
     def passphrase(self) -> bytes:

@@ -16,7 +16,7 @@ from p2pfs import errors
 from p2pfs.client.answers import Imported, OnProgress, Stored
 from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
-from p2pfs.client.files import local_errors
+from p2pfs.client.files import local_errors, local_path
 from p2pfs.client.outgoing import Outgoing, outgoing
 from p2pfs.client.parsing import parse
 from p2pfs.core import wire
@@ -36,7 +36,7 @@ def store(
         with outgoing(calls, "STORE", options, deadline, progress) as out:
             send_open_file(out, source)
             return parse(Stored, out.end())
-    path = os.fspath(source)
+    path = local_path(source)
     if options["name"] is None:
         options["name"] = os.path.basename(os.path.abspath(path))
     events = scan(path)
@@ -57,9 +57,10 @@ def import_car(
     with contextlib.ExitStack() as stack:
         shown = None
         if isinstance(source, (str, os.PathLike)):
-            shown = show(os.fsencode(source))
+            path = local_path(source)
+            shown = show(os.fsencode(path))
             with local_errors():
-                source = stack.enter_context(open(source, "rb", buffering=0))
+                source = stack.enter_context(open(path, "rb", buffering=0))
         out = stack.enter_context(outgoing(calls, "IMPORT", options, deadline, progress))
         send_stream(out, source, shown)
         return parse(Imported, out.end())

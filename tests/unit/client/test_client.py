@@ -90,6 +90,29 @@ def test_a_forked_process_shares_no_connection_with_its_parent(node: FakeNode, c
     assert node.connections == 3, "the parent goes on with its two, and the child had one of its own"
 
 
+@pytest.mark.parametrize("path", ["a\0b", "half \ud800"])
+def test_what_can_be_a_path_nowhere_is_an_error_of_ours(node: FakeNode, client: Client, path: str) -> None:
+    cid = node.keep(b"x")
+    for call in (
+        lambda: client.store(path), lambda: client.store(path, encrypt="link"), lambda: client.import_car(path),
+        lambda: client.get(cid, path), lambda: client.export_car(cid, path),
+        lambda: client.grant("n", path, role="read", expires_s=60.0), lambda: Client(tls_dir=path),
+        lambda: Client(node.address, key_file=path).store(io.BytesIO(b"x"), encrypt="key-file"),
+    ):
+        with pytest.raises(errors.UsageError, match="is no path"):
+            call()
+
+
+def test_a_time_that_never_ends_is_refused(client: Client, tmp_path: Path) -> None:
+    for seconds in (float("nan"), float("inf")):
+        for call in (
+            lambda seconds=seconds: client.grant("n", tmp_path / "g", role="read", expires_s=seconds),
+            lambda seconds=seconds: client.invite(lasts_s=seconds),
+        ):
+            with pytest.raises(errors.UsageError, match="no time that ends"):
+                call()
+
+
 def test_threads_share_a_client(node: FakeNode, client: Client) -> None:
     cids = [node.keep(data_of(100_000 + i)) for i in range(8)]
     right: list[bool] = []
