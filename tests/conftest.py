@@ -28,8 +28,8 @@ LONGEST = 50
 
 def pytest_configure(config: pytest.Config) -> None:
     """Say once what many tests would fail of, each in its way."""
-    if hasattr(config, "workerinput"):
-        return  # its folder is inside the one that was looked at
+    if hasattr(config, "workerinput") or "PYTEST_CURRENT_TEST" in os.environ:
+        return  # a part of a run, or a run within a test: in a folder that was looked at
     default = f"{tempfile.gettempdir()}/pytest-of-{os.environ.get('USER', 'unknown')}/pytest-99"
     base = os.path.abspath(config.option.basetemp or default)
     if len(os.fsencode(base)) > LONGEST:
