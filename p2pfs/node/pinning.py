@@ -27,7 +27,7 @@ STRAGGLER_S = 1.0
 BATCH = 250
 """Records of one PIN message: of 3.7 KiB at most each (a name of 1024 bytes, escaped in JSON), it stays under 1 MiB."""
 ATTEMPTS = 3
-"""How often a pin is sent, each time with a later stamp, as it was removed elsewhere; then who removes it has his way."""
+"""How often a pin is sent, each time with a later stamp since it was removed elsewhere; then that has its way."""
 FULL_LOG_S = 60.0
 SLICE = 100
 """Records of others that are read, or merged, before somebody else has a turn: some milliseconds."""
