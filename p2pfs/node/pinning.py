@@ -250,6 +250,7 @@ class Pinning:
                     if wrong := not_taken(answer):
                         raise wrong
                     if tombstone := outranked_by(answer):
+                        log.info("%s knows of a later removal of what is pinned here", peer.member.name)
                         tombstones.append(tombstone)
                         return
                 if not peer.member.drains:
