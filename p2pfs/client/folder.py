@@ -23,6 +23,7 @@ from p2pfs.client.calls import Calls
 from p2pfs.client.deadline import Deadline
 from p2pfs.client.getting import fetch_into, link_text, read_into
 from p2pfs.client.parsing import parse, parse_line
+from p2pfs.client.pool import Branch
 from p2pfs.client.tree_writer import TreeWriter
 from p2pfs.core import batches, wire
 from p2pfs.core.cid import CID, RAW
@@ -115,7 +116,8 @@ class FolderGet:
 
     def __init__(self, calls: Calls, deadline: Deadline, progress: OnProgress | None, about_bytes: int) -> None:
         self._calls = calls
-        self._fetching = Calls(calls.pool.branch())
+        self._branch = Branch(calls.pool)
+        self._fetching = Calls(self._branch)
         """What the threads ask by: it ends with the get."""
         self._deadline = deadline
         self._progress = progress
@@ -164,8 +166,6 @@ class FolderGet:
             for thread in threads:
                 thread.join()
             raise
-        finally:
-            self._fetching.pool.close()
 
     def _check(self) -> None:
         self._deadline.wait_s()
@@ -233,7 +233,7 @@ class FolderGet:
                 _close(self._jobs.get_nowait() or [])
         for _ in range(AT_ONCE):
             self._jobs.put_nowait(None)
-        self._fetching.pool.cut()
+        self._branch.cut()
 
     def _work(self) -> None:
         while self._error is None:

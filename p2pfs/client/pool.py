@@ -126,13 +126,11 @@ class Pool:
                 f"{address}: a node by HOST:PORT is reached over TLS; name the certificates' folder with --tls-dir"
             )
         self._is_closed = False
-        self._is_cut = False
         self._begin()
 
     def _begin(self) -> None:
         self._instance = os.urandom(8).hex()
         self._idle: list[Pooled] = []
-        self._in_use: set[Connection] = set()
         self._guard = threading.Lock()
         self._process = os.getpid()
 
@@ -151,9 +149,6 @@ class Pool:
         pooled = self._take() or self._open(deadline)
         pooled.patience.deadline = deadline
         try:
-            self._in_use.add(pooled.connection)
-            if self._is_cut:
-                raise errors.Unreachable("it was given up")
             yield pooled.connection
         except errors.P2pfsError as error:
             if error.is_fatal or pooled.connection.is_broken:
@@ -167,8 +162,6 @@ class Pool:
             # Ctrl-C, or a caller who stopped reading in the middle: what is still to come is unknown.
             pooled.close()
             raise
-        finally:
-            self._in_use.discard(pooled.connection)
         self._give(pooled)
 
     def _take(self) -> Pooled | None:
@@ -238,17 +231,6 @@ class Pool:
 
         return client_context_from_dir(self._tls_dir)
 
-    def branch(self) -> Pool:
-        """Another one to the same node, for work that may have to be cut."""
-        return Pool(self.address, self._tls_dir)
-
-    def cut(self) -> None:
-        """Close it, and have every thread that waits for an answer get an Unreachable instead, now."""
-        self.close()
-        self._is_cut = True
-        for connection in list(self._in_use):
-            connection.cut()
-
     def close(self) -> None:
         """Close the idle connections; those in use are closed when their request ends."""
         self._begin_after_fork()
@@ -257,6 +239,37 @@ class Pool:
             idle, self._idle = self._idle, []
         for pooled in idle:
             pooled.close()
+
+
+class Branch(Pool):
+    """What threads use of another pool for work that may have to be cut. All its connections are those of the other."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool.address, pool._tls_dir)
+        self._pool = pool
+        self._in_use: set[Connection] = set()
+        self._is_cut = False
+
+    @contextlib.contextmanager
+    def connection(self, deadline: Deadline) -> Iterator[Connection]:
+        """As of the other pool. Raises Unreachable after `cut`."""
+        with self._pool.connection(deadline) as connection:
+            with self._guard:
+                if self._is_cut:
+                    raise errors.Unreachable("it was given up")
+                self._in_use.add(connection)
+            try:
+                yield connection
+            finally:
+                with self._guard:  # or it might be cut when somebody else has it already
+                    self._in_use.discard(connection)
+
+    def cut(self) -> None:
+        """Have every thread that waits for an answer get an Unreachable instead, now."""
+        with self._guard:
+            self._is_cut = True
+            for connection in self._in_use:
+                connection.cut()
 
 
 def _has_something_to_say(connection: Connection) -> bool:

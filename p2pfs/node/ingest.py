@@ -179,9 +179,10 @@ class Ingest(Work):
         copies and was alone at first must not get one when it is not alone any more. Raises TooFewNodes when there is
         none.
         """
-        is_raised = not self._is_dry and self._quorum_now() > self.quorum
+        quorum = self._quorum_now()
+        is_raised = quorum > self.quorum and not self._is_dry
         if is_raised:
-            self.quorum = self._quorum_now()
+            self.quorum = quorum
             self._wanted = self._renewal.wanted = max(self._wanted, self.quorum)
             self.fewest_copies = 0  # all are counted anew
         held = self._renewal.finish(self.quorum, mend, is_raised)

@@ -222,6 +222,8 @@ class Node:
     def _recount(self) -> float:
         try:
             self.services.local.count()
+        except errors.Interrupted:  # the node stops
+            return RECOUNT_S
         except errors.P2pfsError as error:
             log.warning("what is stored cannot be counted: %s; again in %g s", error, RECOUNT_S)
             return RECOUNT_S

@@ -27,7 +27,7 @@ STRAGGLER_S = 1.0
 BATCH = 250
 """Records of one PIN message: of 3.7 KiB at most each (a name of 1024 bytes, escaped in JSON), it stays under 1 MiB."""
 ATTEMPTS = 3
-"""How often a pin gets a later stamp, since it was removed elsewhere, before whoever removes it has his way."""
+"""How often a pin is sent, each time with a later stamp since it was removed elsewhere; then that has its way."""
 FULL_LOG_S = 60.0
 SLICE = 100
 """Records of others that are read, or merged, before somebody else has a turn: some milliseconds."""
@@ -213,12 +213,12 @@ class Pinning:
         return hlc.ms_of(pin.stamp) - self.now_ms() > hlc.MAX_AHEAD_MS
 
     def publish(self, records: list[Pin], quorum: int | None = None) -> list[str]:
-        """Push to every member that answers, then merge here; ids of the nodes that have it durably, ours among them.
+        """Push to every member that answers, and merge here; ids of the nodes that have it durably, ours among them.
 
-        Those that drain are left out: what they hold goes with them. With a `quorum`, once so many have it the others
-        get STRAGGLER_S more; they get it by comparison. When too few of the others took it, it is not merged here: what
-        fails is visible at most where it was taken. A pin that is outranked by a tombstone of which this node had not
-        heard, one of a clock ahead of ours, gets a later stamp.
+        Those that drain are left out: what they hold goes with them. With a `quorum` it is merged here when so many
+        have it with this node, and the others get STRAGGLER_S more; they get it by comparison. When too few of the
+        others took it, it is not merged here: what fails is visible at most where it was taken. A pin that is outranked
+        by a tombstone of which this node had not heard, one of a clock ahead of ours, gets a later stamp.
 
         Raises Refused when this node's stamps are too far ahead of its clock for anybody to take them, NoSpace when
         the catalog is full, ProtocolError for a record that nobody could read.
@@ -250,6 +250,7 @@ class Pinning:
                     if wrong := not_taken(answer):
                         raise wrong
                     if tombstone := outranked_by(answer):
+                        log.info("%s knows of a later removal of what is pinned here", peer.member.name)
                         tombstones.append(tombstone)
                         return
                 if not peer.member.drains:
@@ -259,17 +260,14 @@ class Pinning:
 
         pushes = [self._group.spawn(f"push-{peer.member.name}", push, peer) for peer in self._cluster.live_peers()]
         ours = [] if self._cluster.is_draining else [self._cluster.id]
-        if quorum is None:
-            _wait(pushes, PUSH_S)
-        else:
-            others = quorum - len(ours)
-            _wait(pushes, PUSH_S, lambda: len(holders) >= others or len(tombstones) > 1)
-            if len(holders) < others:
-                return list(holders), max(tombstones)
+        others = 0 if quorum is None else quorum - len(ours)
+        _wait(pushes, PUSH_S, lambda: len(holders) >= others or len(tombstones) > 1)
+        if len(holders) < others:
+            return list(holders), max(tombstones)
         self.merge(records)
         if self.without_room(records):
             raise errors.NoSpace(self.full_text())
-        _wait(pushes, STRAGGLER_S)
+        _wait(pushes, PUSH_S if quorum is None else STRAGGLER_S)
         return ours + holders, max(tombstones)
 
     # --- the journal ----------------------------------------------------------------------------------

@@ -95,9 +95,7 @@ def scrub(services: Services, session: Session, line: Line) -> None:
 
     A client that goes away does not end it.
     """
-    is_waiting = wire.parse_json(session.body(), dict).get("wait", False)
-    if not isinstance(is_waiting, bool):
-        raise errors.UsageError(f"option 'wait' = {is_waiting!r}: give true or false")
+    is_waiting = read_flags(session.body(), "wait")["wait"]
     run = services.scrub.run_now()
     if is_waiting:
         client = Work()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from pathlib import Path
 
 from p2pfs import errors
 
@@ -112,11 +113,14 @@ def prepare_data_dir(path: str | os.PathLike[str]) -> None:
 
 
 def _sync_way(path: str) -> None:
-    """Before anything is kept in a folder that may be new: make it, and those above it, durable."""
-    folder = os.path.realpath(path)
-    while folder != (folder := os.path.dirname(folder)):
-        with contextlib.suppress(OSError):  # one that this user cannot sync is none that was made here
-            sync_folder(folder)
+    """Before anything is kept in a folder that may be new: make it, and those above it, durable. Raises OSError."""
+    for folder in Path(os.path.realpath(path)).parents:
+        try:
+            sync_folder(str(folder))
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+                raise
+            # One that this user may not read, or of a file system that cannot sync folders, is none that was made here.
 
 
 def _read_format(path: str) -> int | None:

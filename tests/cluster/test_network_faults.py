@@ -30,9 +30,11 @@ QUIET_S = 1.0
 """A packet that is so late is lost."""
 CONNECT = """
 import socket, sys, time
-begin = time.monotonic()
-socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60).close()
-print(time.monotonic() - begin)
+def connect_s():
+    begin = time.monotonic()
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60).close()
+    return time.monotonic() - begin
+print(min(connect_s() for _ in range(3)))
 """
 
 pytestmark = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +14,7 @@ from p2pfs import errors, green
 from p2pfs.core import wire
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.node.local import LocalStore
+from p2pfs.node.node import Node
 from p2pfs.store.disk import DiskStore
 
 DATA = memoryview(bytes(range(256)) * 300)
@@ -72,7 +75,7 @@ def test_many_that_write_while_the_disk_is_counted_keep_nobody_from_reading(site
     assert site.local.usage() == site.local.store.recount()
 
 
-def test_a_node_that_stops_does_not_wait_for_the_count(site: Site) -> None:
+def test_a_node_that_stops_does_not_wait_for_the_count(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     put = site.group.spawn("put", site.put, 1)
     green.sleep(0.05)
     site.local.store.stop_counting()
@@ -80,6 +83,10 @@ def test_a_node_that_stops_does_not_wait_for_the_count(site: Site) -> None:
     put.join(30)
     assert put.dead and (site.kept, site.counts) == (0, 1)
     assert site.local.store.needs_count, "and the next start counts again"
+    caplog.clear()
+    node = SimpleNamespace(services=SimpleNamespace(local=site.local))
+    assert Node._recount(cast(Any, node)) > 0
+    assert caplog.text == "", "nothing is wrong"
 
 
 def test_a_count_that_fails_fails_those_that_write_and_the_next_one_may_succeed(

@@ -21,7 +21,7 @@ from p2pfs.core.cid import CID, RAW
 from p2pfs.core.member import Member
 from p2pfs.core.multihash import SHA2_256, multihash
 from p2pfs.core.pins import Key, Pin, bucket_of, newer, split_digests
-from p2pfs.node import levelling
+from p2pfs.node import levelling, member_verbs
 from p2pfs.node.levelling import Levelling, format_digests, parse_digests
 from p2pfs.node.pinning import ATTEMPTS, BATCH, Pinning, outranked_by
 from p2pfs.node.securing import make_pins
@@ -57,14 +57,11 @@ class Wires:
         if verb == "DIGESTS":
             return format_digests(self._pinning.run(self._pinning.catalog.digests))
         assert verb == "PIN" and len(body) <= wire.MAX_MESSAGE
-        records = [Pin.from_wire(row) for row in wire.parse_json(body, list)]
-        refused = sum(map(self._pinning.is_refused, records))
-        changed, full = len(self._pinning.merge(records)), self._pinning.without_room(records)
-        seen = {} if records else {"seen": self._levelling.levels.seen()}
-        answer = {"changed": changed, "refused": refused, "full": full}
-        if changed < len(records) and (tombstone := self._pinning.outranked(records)):
-            answer["outranked_by"] = tombstone
-        return wire.dump_json(answer | seen)
+        answers: list[bytes] = []
+        services = SimpleNamespace(pinning=self._pinning, levelling=self._levelling)
+        session = SimpleNamespace(body=lambda: body, party=SimpleNamespace(id="caller"), reply=answers.append)
+        member_verbs.pin(cast(Any, services), cast(Any, session), cast(Any, None))
+        return answers[0]
 
     def stream(self, verb: str, number: int, body: bytes) -> Parts:
         assert verb == "BUCKET"
@@ -523,6 +520,22 @@ def test_a_pin_whose_copies_took_long_is_not_taken_for_one_that_was_removed(worl
     world.cut()
     world.level()
     assert [world.live(id) for id in world.nodes] == [{0}] * 3
+
+
+def test_a_removal_holds_here_while_a_member_that_hangs_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write("n0", 0)
+    hung = green.Event()
+    monkeypatch.setattr(Link, "call", lambda *_: hung.wait(30))
+    group = green.Group("rm")
+    removal = group.spawn("rm", lambda: world.write("n0", 0, removed=True))
+    with green.deadline(5.0, "the removal"):
+        while world.live("n0"):
+            green.sleep(0.01)
+    assert not removal.dead
+    group.close()
+    hung.set()
 
 
 def test_who_removes_each_time_what_is_stored_has_his_way_in_the_end(

@@ -35,6 +35,26 @@ def test_a_new_data_directory_is_durable_before_anything_is_kept_in_it(
     assert not synced, "once"
 
 
+@pytest.mark.parametrize(("number", "is_usable"), [(errno.EACCES, True), (errno.EINVAL, True), (errno.EIO, False)])
+def test_a_folder_above_that_cannot_be_synced_is_nothing_and_one_whose_disk_fails_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_usable: bool
+) -> None:
+    usual = files.sync_folder
+
+    def sync(path: str) -> None:
+        if path == str(tmp_path):
+            raise OSError(number, os.strerror(number))
+        usual(path)
+
+    monkeypatch.setattr(files, "sync_folder", sync)
+    if is_usable:
+        files.prepare_data_dir(tmp_path / "data")
+        return
+    with pytest.raises(errors.ConfigError, match="cannot be used: Input/output error"):
+        files.prepare_data_dir(tmp_path / "data")
+    assert os.listdir(tmp_path / "data") == []
+
+
 def test_write_atomically_replaces_and_sets_the_mode(tmp_path: Path) -> None:
     path = tmp_path / "file"
     files.write_atomically(path, b"old")

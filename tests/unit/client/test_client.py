@@ -152,9 +152,8 @@ def test_the_deadline_ends_a_body_that_began(node: FakeNode) -> None:
     is_over = threading.Event()
 
     def stop_in_the_middle(talk: Talk, line: wire.Line) -> None:
-        is_over.wait(1.4)
         talk.sock.sendall(b"PART 1000\n" + bytes(500))
-        is_over.wait(0.5)
+        is_over.wait(1.5)
         talk.sock.sendall(bytes(100))
         is_over.wait(WAIT_S)
         raise Gone
@@ -165,7 +164,7 @@ def test_the_deadline_ends_a_body_that_began(node: FakeNode) -> None:
         list(client.read("anything"))
     took_s = time.monotonic() - begin
     is_over.set()
-    assert took_s < 2.3, "what came late in the middle of a body gave the node as much time again"
+    assert took_s < 3.0, "what came late in the middle of a body gave the node as much time again"
 
 
 def test_a_closed_client_says_so(node: FakeNode) -> None:

@@ -184,6 +184,17 @@ def test_an_entry_cannot_lead_out_through_a_link(node: FakeNode, client: Client,
     assert not os.path.lexists("t")
 
 
+def test_one_directory_after_the_other_comes_over_the_same_connections(
+    remote: tuple[FakeNode, Client], here: Path
+) -> None:
+    """Each new one is a handshake, of which a node takes so many a second from one address."""
+    node, client = remote
+    node.keep({b"a": data_of(100_000), b"b": data_of(200_000)}, "dir")
+    for number in range(4):
+        client.get("dir", f"copy {number}")
+    assert node.connections <= 3, "one that lists, and one for each file"
+
+
 def test_a_directory_continues_from_its_part(node: FakeNode, client: Client, here: Path) -> None:
     tree = {b"%d" % i: data_of(70_000 + i) for i in range(20)}
     cid = node.keep(tree)
