@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
-import re
 from typing import NamedTuple
 
 from cryptography import x509
@@ -249,9 +248,3 @@ def _plain(name: str) -> str:
 def read_pem(pem: bytes) -> Bearer:
     """As `read`, of the first certificate in a PEM file. Raises ValueError."""
     return read(x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER))
-
-
-def invitation_of(issuer: str) -> str | None:
-    """The id of the invitation whose authority has that name; None: it is that of a cluster, or anybody's."""
-    match = re.fullmatch(rf"CN={INVITATION.title} ([a-z2-7]{{32}}),O=p2pfs", issuer)
-    return match[1] if match else None

@@ -34,6 +34,8 @@ def spki(key: certificates.Key | ec.EllipticCurvePrivateKey) -> bytes:
 class Secure:
     """What `party_of` asks of a socket."""
 
+    context = None
+
     def __init__(self, der: bytes | None) -> None:
         self._der = der
 
