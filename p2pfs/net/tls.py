@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import select
 import socket
@@ -44,6 +45,8 @@ class Party(NamedTuple):
     """What it may ask for."""
     issuer: str = ""
     """The name of the authority that vouches for it."""
+    ends: float = math.inf
+    """Until when its certificate is valid: Unix time."""
 
 
 Refusal = Callable[[Party], "str | None"]
@@ -253,7 +256,7 @@ def party_of(secure: ssl.SSLSocket) -> Party:
         raise errors.IdentityRefused(f"no certificate at the other end that can be read: {error}") from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(secure.context, GuestContext):
-        return Party(secure.context.invitation, "guest", address, rights.OF_GUEST, bearer.issuer)
+        return Party(secure.context.invitation, "guest", address, rights.OF_GUEST, bearer.issuer, bearer.ends)
     if bearer.rights is None:
-        return Party(bearer.id, "member", address, rights.OF_MEMBER, bearer.issuer)
-    return Party(bearer.id, "client", address, bearer.rights, bearer.issuer)
+        return Party(bearer.id, "member", address, rights.OF_MEMBER, bearer.issuer, bearer.ends)
+    return Party(bearer.id, "client", address, bearer.rights, bearer.issuer, bearer.ends)
