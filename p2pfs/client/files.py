@@ -65,12 +65,17 @@ def is_safe_name(name: str) -> bool:
 
 
 def name_for(ref: str, cid: CID, pins: list[str]) -> str:
-    """The file name for what a REF stands for: its last path segment, its pin's name, or its CID."""
+    """The file name for what a REF stands for: its last path segment, its pin's name, or its CID.
+
+    A pin's name that the user did not write is a stranger's: none that is hidden (`.profile`), or looks like an option.
+    """
     named = ref.removeprefix("ipfs://").removeprefix("/ipfs/").rstrip("/")
     is_path_or_pin = "/" in named or named in pins
     candidates = [named] if is_path_or_pin else pins
     for candidate in candidates:
         name = candidate.rsplit("/", 1)[-1]
+        if not is_path_or_pin and name.startswith((".", "-")):
+            continue
         if is_safe_name(name) and len(os.fsencode(name)) <= MAX_NAME_BYTES:
             return name
     return str(cid)

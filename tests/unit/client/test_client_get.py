@@ -339,6 +339,14 @@ def test_the_name_of_what_is_got_stays_in_its_folder(ref: str, pins: list[str]) 
     assert len(os.fsencode(os.path.basename(part))) <= 255
 
 
+@pytest.mark.parametrize("name", [".profile", "x/.ssh", "-rf"])
+def test_a_name_that_nobody_here_wrote_is_neither_hidden_nor_an_option(name: str) -> None:
+    cid = CID.parse(cid_of(b""))
+    assert files.name_for(str(cid), cid, [name]) == str(cid)
+    assert files.name_for(str(cid), cid, [name, "photo"]) == "photo"
+    assert files.name_for(name, cid, [name]) == files.name_for(f"{cid}/{name}", cid, []) == name.rpartition("/")[2]
+
+
 def test_an_interrupted_get_from_afar_leaves_nothing(remote: tuple[FakeNode, Client], here: Path) -> None:
     node, client = remote
     node.keep(data_of(100_000), "f")
