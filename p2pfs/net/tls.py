@@ -44,7 +44,7 @@ class Party(NamedTuple):
     rights: Right
     """What it may ask for."""
     issuer: str = ""
-    """The name of the authority that vouches for it."""
+    """The name of the authority that vouches for it; of a local user the role that was given him."""
     ends: float = math.inf
     """Until when its certificate is valid: Unix time."""
 
