@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 import time
@@ -79,6 +80,29 @@ def name_for(ref: str, cid: CID, pins: list[str]) -> str:
         if is_safe_name(name) and len(os.fsencode(name)) <= MAX_NAME_BYTES:
             return name
     return str(cid)
+
+
+class Sha256:
+    """What a REF says that a whole file has: no block proves it, and any member may have told the catalog."""
+
+    def __init__(self, ref: str) -> None:
+        self._ref = ref
+        self._hash = hashlib.sha256()
+        self.update = self._hash.update
+
+    @classmethod
+    def named_by(cls, ref: str) -> Sha256 | None:
+        """None: the REF says none."""
+        return cls(ref) if ref.startswith("sha256:") else None
+
+    def check(self) -> None:
+        """Raise Corrupt when other bytes came."""
+        found = self._hash.hexdigest()
+        if self._ref.removeprefix("sha256:").lower() != found:
+            raise errors.Corrupt(
+                f"{self._ref}: the catalog gives this SHA-256 to a file that has another one, {found}; "
+                "a member that told so is broken, or lies"
+            )
 
 
 def part_path(target: str, key: str) -> str:
