@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         return _command(arguments)
     except errors.P2pfsError as error:
-        print(f"p2pfs-node: error: {error}", file=sys.stderr)
+        print(f"p2pfs-node: error: {logs.for_terminal(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return errors.Interrupted.exit_code

@@ -28,7 +28,7 @@ from p2pfs.client.answers import (
 )
 from p2pfs.client.calls import Answers, Calls
 from p2pfs.client.deadline import Deadline
-from p2pfs.client.files import local_path
+from p2pfs.client.files import Sha256, local_path
 from p2pfs.client.parsing import parse, parse_line
 from p2pfs.client.pool import Pool, default_address
 from p2pfs.client.reports import (
@@ -176,7 +176,8 @@ class Client:
     def open(self, ref: Ref) -> io.BufferedReader:
         """A stored file as a seekable binary file object; only the ranges that are read are fetched.
 
-        A name is resolved once: what it means later does not matter to an open file.
+        A name is resolved once: what it means later does not matter to an open file. A `sha256:HEX` is believed to be
+        what the catalog says; `get` and `read` look.
         """
         from p2pfs.client.remote_file import RemoteFile
 
@@ -194,7 +195,8 @@ class Client:
     def read(self, ref: Ref, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes of a file from `offset` on, `length` of them or all, in pieces of at most 1 MiB, verified.
 
-        Nothing is asked before the first piece is. A reader who stops early costs a connection, no more. Raises
+        All of a `sha256:HEX` has that hash, or Corrupt is raised at the end; of a part of it, nobody can know. Nothing
+        is asked before the first piece is. A reader who stops early costs a connection, no more. Raises
         UsageError for a range that begins before the file, or has less than no bytes.
         """
         if offset < 0 or (length is not None and length < 0):
@@ -206,12 +208,17 @@ class Client:
             yield from map(bytes, unsealing.read(self._calls, file, offset, length, self._deadline()))
             return
         parts = self._calls.parts(self._deadline(), ReadEnd, "READ", str(ref), offset, length)
+        sha256 = Sha256.named_by(str(ref)) if not offset and length is None else None
         sent = 0
         for part in parts:
             sent += len(part)
+            if sha256 is not None:
+                sha256.update(part)
             yield part
         if sent != parts.end.sent:
             raise errors.ProtocolError(f"{ref}: the node says that it sent {parts.end.sent} bytes, {sent} came")
+        if sha256 is not None:
+            sha256.check()
 
     def export_car(
         self, ref: Ref, file: str | os.PathLike[str] | IO[bytes], *, force: bool = False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 import time
@@ -65,15 +66,43 @@ def is_safe_name(name: str) -> bool:
 
 
 def name_for(ref: str, cid: CID, pins: list[str]) -> str:
-    """The file name for what a REF stands for: its last path segment, its pin's name, or its CID."""
+    """The file name for what a REF stands for: its last path segment, its pin's name, or its CID.
+
+    A pin's name that the user did not write is a stranger's: none that is hidden (`.profile`), or looks like an option.
+    """
     named = ref.removeprefix("ipfs://").removeprefix("/ipfs/").rstrip("/")
     is_path_or_pin = "/" in named or named in pins
     candidates = [named] if is_path_or_pin else pins
     for candidate in candidates:
         name = candidate.rsplit("/", 1)[-1]
+        if not is_path_or_pin and name.startswith((".", "-")):
+            continue
         if is_safe_name(name) and len(os.fsencode(name)) <= MAX_NAME_BYTES:
             return name
     return str(cid)
+
+
+class Sha256:
+    """What a REF says that a whole file has: no block proves it, and any member may have told the catalog."""
+
+    def __init__(self, ref: str) -> None:
+        self._ref = ref
+        self._hash = hashlib.sha256()
+        self.update = self._hash.update
+
+    @classmethod
+    def named_by(cls, ref: str) -> Sha256 | None:
+        """None: the REF says none."""
+        return cls(ref) if ref.startswith("sha256:") else None
+
+    def check(self) -> None:
+        """Raise Corrupt when other bytes came."""
+        found = self._hash.hexdigest()
+        if self._ref.removeprefix("sha256:").lower() != found:
+            raise errors.Corrupt(
+                f"{self._ref}: the catalog gives this SHA-256 to a file that has another one, {found}; "
+                "a member that told so is broken, or lies"
+            )
 
 
 def part_path(target: str, key: str) -> str:

@@ -19,6 +19,9 @@ def get(
 ) -> str:
     """Fetch what a REF stands for; the path where it is now."""
     found = parse(Stat, calls.object(deadline, "STAT", ref))
+    sha256 = files.Sha256.named_by(ref)
+    if sha256 is not None and found.type != "file":
+        raise errors.Corrupt(f"{ref}: the catalog gives a {found.type} this SHA-256, and only a file has one")
     target = choose_target(ref, found, path)
     with files.local_errors(target=target):
         files.check_target(target, found.type, force)
@@ -30,7 +33,7 @@ def get(
         elif found.type == "symlink":
             get_symlink(found, target, force)
         else:
-            get_file(calls, found, target, force, deadline, progress)
+            get_file(calls, found, target, force, deadline, progress, sha256)
     return target
 
 
@@ -46,7 +49,8 @@ def choose_target(ref: str, found: Stat, path: str | None) -> str:
 
 
 def get_file(
-    calls: Calls, found: Stat, target: str, force: bool, deadline: Deadline, progress: OnProgress | None
+    calls: Calls, found: Stat, target: str, force: bool, deadline: Deadline, progress: OnProgress | None,
+    sha256: files.Sha256 | None = None,
 ) -> None:
     """Fetch a file into its part, then give it its name."""
     part = files.part_path(target, str(found.cid))
@@ -55,8 +59,24 @@ def get_file(
             fetch_into(calls, fd, found.cid, target, deadline, progress)
         else:
             read_into(calls, fd, found.cid, found.size, deadline, progress)
+        if sha256 is not None:
+            check_file(fd, sha256, deadline)
         os.fsync(fd)
         files.publish(part, target, force)
+
+
+def check_file(fd: int, sha256: files.Sha256, deadline: Deadline) -> None:
+    """Read what came. Raises Corrupt, and nothing stays."""
+    done = 0
+    while piece := os.pread(fd, wire.MAX_PART, done):
+        deadline.wait_s()
+        sha256.update(piece)
+        done += len(piece)
+    try:
+        sha256.check()
+    except errors.Corrupt:
+        os.ftruncate(fd, 0)
+        raise
 
 
 def fetch_into(

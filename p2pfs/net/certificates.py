@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
-import re
 from typing import NamedTuple
 
 from cryptography import x509
@@ -212,6 +211,8 @@ class Bearer(NamedTuple):
     """A client's; None for a member."""
     issuer: str
     """The name of the authority that issued it (RFC 4514)."""
+    ends: float
+    """Until when it is valid: Unix time."""
 
 
 def read(der: bytes) -> Bearer:
@@ -226,15 +227,16 @@ def read(der: bytes) -> Bearer:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         subject, issuer = certificate.subject, certificate.issuer.rfc4514_string()
+        ends = certificate.not_valid_after_utc.timestamp()
     except _STRANGE as error:
         raise ValueError(f"a version, key or name of an unknown kind: {str(error)[:80]}") from None
     names = _values(subject, NameOID.COMMON_NAME)
     units = map(_plain, _values(subject, NameOID.ORGANIZATIONAL_UNIT_NAME))
     roles = [unit.removeprefix(ROLE) for unit in units if unit.startswith(ROLE)]
     if not roles and CLIENT not in map(_plain, names):
-        return Bearer(node_id_of(public), "".join(names[:1]), None, issuer)
+        return Bearer(node_id_of(public), "".join(names[:1]), None, issuer, ends)
     name = "".join(_values(subject, NameOID.USER_ID)[:1])
-    return Bearer(node_id_of(public), name, rights.of_roles(roles or ["read"]), issuer)
+    return Bearer(node_id_of(public), name, rights.of_roles(roles or ["read"]), issuer, ends)
 
 
 def _values(subject: x509.Name, oid: x509.ObjectIdentifier) -> list[str]:
@@ -249,9 +251,3 @@ def _plain(name: str) -> str:
 def read_pem(pem: bytes) -> Bearer:
     """As `read`, of the first certificate in a PEM file. Raises ValueError."""
     return read(x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER))
-
-
-def invitation_of(issuer: str) -> str | None:
-    """The id of the invitation whose authority has that name; None: it is that of a cluster, or anybody's."""
-    match = re.fullmatch(rf"CN={INVITATION.title} ([a-z2-7]{{32}}),O=p2pfs", issuer)
-    return match[1] if match else None

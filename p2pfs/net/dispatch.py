@@ -48,7 +48,7 @@ class Dispatcher:
             line = wire.parse_request(text)
             verb = line.verb.name
             session.unread_bytes = line.length
-            _check_rights(session, line)
+            _check_caller(session, line)
             self._handle(session, line)
             if not session.has_replied:
                 raise RuntimeError(f"the handler of {verb} gave no answer")
@@ -92,7 +92,10 @@ class Dispatcher:
             self._doorman.charge(party, kind, ANSWER_WEIGHT * session.sent_bytes)
 
 
-def _check_rights(session: Session, line: Line) -> None:
+def _check_caller(session: Session, line: Line) -> None:
+    # TLS looked at the time once; a connection may be kept busy for as long as somebody likes.
+    if time.time() > session.party.ends:
+        raise errors.IdentityRefused("the certificate has expired since the connection began")
     refusal = rights.refusal(line.verb.needs, session.party.rights)
     if refusal is not None:
         raise errors.Forbidden(f"{line.verb.name} {refusal}")

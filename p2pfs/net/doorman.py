@@ -155,11 +155,11 @@ class Doorman:
     def seat(self, party: Party) -> Iterator[None]:
         """Room for an authenticated connection while it is served. Raises Busy when there is none."""
         host = party.address.rpartition(":")[0]
-        rooms = (
+        rooms = [
             _Room("full", "this node", self._max_seats),
             _Room("address", host, max(1, self._max_seats // SHARE_OF_ADDRESS)),
-            _Room("member", who(party), CONNECTIONS_PER_MEMBER),
-        )
+            *(_Room("member", whose, CONNECTIONS_PER_MEMBER) for whose in _names(party, host)),
+        ]
         with self._guard:
             full = next((room for room in rooms if self._seats[room.whose] >= room.most), None)
             if full is None:
@@ -213,8 +213,20 @@ class _Room(NamedTuple):
 
 
 def who(party: Party) -> str:
-    """Whom a connection counts for: a member wherever it is, or all clients at one address."""
-    return f"member {party.id}" if party.kind == "member" else f"a client at {party.address.rpartition(':')[0]}"
+    """Whose work it is: a member's wherever it is, or that of all clients from what counts as one address."""
+    if party.kind == "member":
+        return f"member {party.id}"
+    return f"a client in {host_of(party.address.rpartition(':')[0].strip('[]'))}"
+
+
+def _names(party: Party, host: str) -> list[str]:
+    """Whose seats these are: a member's; or of all clients at an address, and of one with all addresses of its network.
+
+    Not of all clients in that network: it may be a large office.
+    """
+    if party.kind == "member":
+        return [who(party)]
+    return [f"a client at {host}", f"the client {party.id} in {host_of(host.strip('[]'))}"]
 
 
 def host_of(address: str) -> str:

@@ -171,7 +171,10 @@ class Server:
             uid = listen.peer_uid(sock)
             is_own = uid in (0, os.geteuid())
             role = "admin" if is_own else self._control_role()
-            party = Party(None, "local", f"the control socket, user {uid}", rights.ROLES[role] | Right.LOCAL)
+            party = Party(
+                None, "local", f"the control socket, user {uid}", rights.ROLES[role] | Right.LOCAL,
+                "" if is_own else role,
+            )
             stream = Stream(sock, "a client at the control socket", self._patience(party), takes_descriptors=True)
             self._serve(stream, party)
         finally:
@@ -211,6 +214,12 @@ class Server:
             self._doorman.refuse("unwelcome", host, why)
             raise errors.IdentityRefused(why)
 
+    def _why_not(self, party: Party) -> str | None:
+        """Why somebody who was let in gets no request more."""
+        if party.kind == "local" and party.issuer not in ("", self._control_role()):
+            return "users of the control socket have another role now"
+        return self._refusal(party)
+
     @staticmethod
     def _turn_away(stream: Stream, error: errors.P2pfsError) -> None:
         """Say why, and close."""
@@ -224,7 +233,7 @@ class Server:
         self._sessions[session] = stream
         metrics.CONNECTIONS.inc()
         try:
-            while not self._is_draining and self._refusal(party) is None:
+            while not self._is_draining and self._why_not(party) is None:
                 if not self._dispatcher.serve_one(session, stream):
                     break
         except errors.P2pfsError as error:
@@ -237,13 +246,13 @@ class Server:
     # --- the end -------------------------------------------------------------------------------------
 
     def retire(self, at_once: bool = False) -> int:
-        """After `refusal` changed: end the connections of those that it refuses now; how many there are.
+        """After `refusal`, or the role of local users, changed: end the connections of those that it does not fit.
 
-        Idle ones are closed; who is being answered gets his answer before, unless `at_once`.
+        How many there are. Idle ones are closed; who is being answered gets his answer before, unless `at_once`.
         """
         count = 0
         for session, stream in list(self._sessions.items()):
-            if (why := self._refusal(session.party)) is not None:
+            if (why := self._why_not(session.party)) is not None:
                 log.info("%s is not served any more: %s", stream.peer_name, why)
                 count += 1
                 if at_once or not session.is_busy:

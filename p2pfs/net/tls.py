@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import select
 import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from p2pfs import errors
 from p2pfs.core import invitation, rights
@@ -43,17 +44,32 @@ class Party(NamedTuple):
     rights: Right
     """What it may ask for."""
     issuer: str = ""
-    """The name of the authority that vouches for it."""
+    """The name of the authority that vouches for it; of a local user the role that was given him."""
+    ends: float = math.inf
+    """Until when its certificate is valid: Unix time."""
 
 
 Refusal = Callable[[Party], "str | None"]
 """Why somebody whose certificate is good is refused all the same; None: it is not."""
-ByInvitation = Callable[[str], ssl.SSLContext | None]
+ByInvitation = Callable[[str], "GuestContext | None"]
 """The context of the open invitation with that id."""
 
 
-def _context(protocol: int, ca: str, cert: str, key: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+class GuestContext(ssl.SSLContext):
+    """Of an invitation: whom it lets in is a guest, whatever name the certificate gives its issuer.
+
+    OpenSSL takes a name in other letters, or with more spaces, for the same one.
+    """
+
+    invitation = ""
+    """The id of the invitation."""
+
+
+C = TypeVar("C", bound=ssl.SSLContext)
+
+
+def _context(kind: type[C], protocol: int, ca: str, cert: str, key: str) -> C:
+    context = kind(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # a member is known by its key, not by where it is
     context.verify_mode = ssl.CERT_REQUIRED
@@ -72,11 +88,23 @@ def server_context(ca: str, cert: str, key: str, invited: ByInvitation | None = 
     Raises ConfigError. Who names an invitation in its first words (SNI) gets the context of that one instead, which
     trusts its guests and nobody else.
     """
-    context = _context(ssl.PROTOCOL_TLS_SERVER, ca, cert, key)
-    # Connections are few and long, and a resumed one would not look at the certificate's dates again.
-    context.num_tickets = 0
+    context = _server_context(ssl.SSLContext, ca, cert, key)
     if invited is not None:
         context.sni_callback = functools.partial(_choose, invited)
+    return context
+
+
+def guest_context(invitation: str, ca: str, cert: str, key: str) -> GuestContext:
+    """For the guests of the invitation with that id, whose authority is `ca`. Raises ConfigError."""
+    context = _server_context(GuestContext, ca, cert, key)
+    context.invitation = invitation
+    return context
+
+
+def _server_context(kind: type[C], ca: str, cert: str, key: str) -> C:
+    context = _context(kind, ssl.PROTOCOL_TLS_SERVER, ca, cert, key)
+    # Connections are few and long, and a resumed one would not look at the certificate's dates again.
+    context.num_tickets = 0
     return context
 
 
@@ -93,7 +121,7 @@ def _choose(invited: ByInvitation, sock: ssl.SSLObject, name: str | None, contex
 
 def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
     """For connecting. Raises ConfigError."""
-    return _context(ssl.PROTOCOL_TLS_CLIENT, ca, cert, key)
+    return _context(ssl.SSLContext, ssl.PROTOCOL_TLS_CLIENT, ca, cert, key)
 
 
 def client_context_from_dir(folder: str) -> ssl.SSLContext:
@@ -227,9 +255,8 @@ def party_of(secure: ssl.SSLSocket) -> Party:
     except (OSError, ValueError) as error:
         raise errors.IdentityRefused(f"no certificate at the other end that can be read: {error}") from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    invited = certificates.invitation_of(bearer.issuer)
-    if invited is not None:
-        return Party(invited, "guest", address, rights.OF_GUEST, bearer.issuer)
+    if isinstance(secure.context, GuestContext):
+        return Party(secure.context.invitation, "guest", address, rights.OF_GUEST, bearer.issuer, bearer.ends)
     if bearer.rights is None:
-        return Party(bearer.id, "member", address, rights.OF_MEMBER, bearer.issuer)
-    return Party(bearer.id, "client", address, bearer.rights, bearer.issuer)
+        return Party(bearer.id, "member", address, rights.OF_MEMBER, bearer.issuer, bearer.ends)
+    return Party(bearer.id, "client", address, bearer.rights, bearer.issuer, bearer.ends)

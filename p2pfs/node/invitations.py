@@ -11,7 +11,6 @@ import datetime
 import json
 import logging
 import os
-import ssl
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -78,7 +77,7 @@ class Invitations:
         self._key = data_dir / KEY
         self._now = now
         self._guard = threading.Lock()
-        self._open: dict[str, tuple[Invitation, ssl.SSLContext]] = {}
+        self._open: dict[str, tuple[Invitation, tls.GuestContext]] = {}
 
     def load(self, clusters: Collection[str]) -> None:
         """Read what is on the disk anew; what expired, or is of a secret not accepted any more, is removed there.
@@ -86,7 +85,7 @@ class Invitations:
         `clusters` are the fingerprints of the authorities that this node accepts.
         """
         with self._guard:
-            found: dict[str, tuple[Invitation, ssl.SSLContext]] = {}
+            found: dict[str, tuple[Invitation, tls.GuestContext]] = {}
             for path in sorted(self._folder.glob("*.pem*")):
                 try:
                     if path.name.endswith(TEMP_ENDING):  # a crash left it
@@ -107,8 +106,8 @@ class Invitations:
         with path.open("rb") as file:
             return Invitation.from_text(path.stem, file.read(MAX_FILE).decode("ascii"))
 
-    def _context_of(self, one: Invitation) -> ssl.SSLContext:
-        return tls.server_context(one.authority, str(self._path(one.id)), str(self._key))
+    def _context_of(self, one: Invitation) -> tls.GuestContext:
+        return tls.guest_context(one.id, one.authority, str(self._path(one.id)), str(self._key))
 
     def _path(self, id: str) -> Path:
         return self._folder / f"{id}.pem"
@@ -142,7 +141,7 @@ class Invitations:
             raise disk_error(f"cannot make {self._folder}", error) from error
         write_atomically(self._path(one.id), one.to_text().encode("ascii"))
 
-    def context(self, id: str) -> ssl.SSLContext | None:
+    def context(self, id: str) -> tls.GuestContext | None:
         """What a guest's connection is served with; None when there is no such invitation, or none any more."""
         found = self._open.get(id)
         return found[1] if found is not None and self._now() < found[0].expires else None

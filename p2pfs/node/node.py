@@ -261,7 +261,7 @@ class Node:
 
     def reload(self, config: Config) -> None:
         """Take over what can change while running. Raises P2pfsError, and nothing has changed then."""
-        clusters = self.identity.clusters
+        clusters, role = self.identity.clusters, self.config.node.control_rights
         self.identity.reload(config)
         if set(clusters) - set(self.identity.clusters):
             # Who was let in by the secret that is gone has to come again, with another one; and so have we.
@@ -269,6 +269,8 @@ class Node:
             log.info("a secret is not accepted any more: %d connections under it end", self._server.retire())
         self.services.local.run(self._invitations.load, self.identity.clusters)
         self.config = self.services.config = config
+        if config.node.control_rights != role:
+            log.info("other users of the control socket have another role: %d connections end", self._server.retire())
         self.services.cluster.out_after_s = config.repair.out_after
         self.services.cluster.changed()
         self.services.pinning.catalog.max_records = config.storage.max_pins

@@ -163,11 +163,17 @@ class Pinning:
         if self.catalog.is_full:
             raise errors.NoSpace(self.full_text())
 
-    def over(self, records: Iterable[Pin]) -> list[Pin]:
-        """The records, with stamps that outrank what is known under their keys: some may be ahead of our clock."""
+    def over(self, records: Iterable[Pin], lowers: bool = True) -> list[Pin]:
+        """The records, with stamps that outrank what is known under their keys: some may be ahead of our clock.
+
+        Without `lowers` a pin goes on to want as many copies as it does. A SHA-256 that was known is kept.
+        """
         records = list(records)
         return [
-            pin if known is None else pin._replace(stamp=max(pin.stamp, known.stamp + 1))
+            pin if known is None else pin._replace(
+                stamp=max(pin.stamp, known.stamp + 1), sha256=pin.sha256 or known.sha256,
+                replicas=pin.replicas if lowers or known.removed else max(pin.replicas, known.replicas),
+            )
             for pin, known in zip(records, self._known(records), strict=True)
         ]
 

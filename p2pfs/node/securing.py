@@ -7,6 +7,7 @@ from itertools import islice
 from p2pfs import errors
 from p2pfs.core.cid import CID
 from p2pfs.core.pins import Pin
+from p2pfs.core.rights import Right
 from p2pfs.node.ingest import Ingest
 from p2pfs.node.services import Services
 
@@ -65,15 +66,19 @@ def _copy(services: Services, ingest: Ingest, cid: CID) -> None:
     ingest.spawn(f"copy-{cid}", copy)
 
 
-def make_pins(services: Services, ingest: Ingest, pins: list[Pin]) -> None:
+def make_pins(services: Services, ingest: Ingest, pins: list[Pin], has: Right) -> None:
     """The catalog records that make all of it visible. Raises TooFewNodes when too few nodes have them durably.
+
+    `has` is what the caller may: who may not remove may not remove copies either, and pins that are there go on to
+    want as many.
 
     Nothing is withdrawn then: a tombstone would remove, too, what others stored before under the same key, and what
     this node may never have heard of.
     """
     pinning = services.pinning
     # Stamped now, however long the copies took: who compared with us since then has not seen these (decision 038).
-    pins = pinning.over([pin._replace(stamp=pinning.stamp()) for pin in pins])
+    lowers = Right.ADMINISTER in has
+    pins = pinning.over([pin._replace(stamp=pinning.stamp()) for pin in pins], lowers)
     # From here on somebody may know the pins, whatever fails.
     ingest.keep()
     holders = pinning.publish(pins, ingest.quorum)

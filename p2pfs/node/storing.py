@@ -95,7 +95,8 @@ def store(services: Services, session: Session, line: Line) -> None:
             "replicas": ingest.fewest_copies, "nodes": [],
         }
         if not options.get("dry_run"):
-            make_pins(services, ingest, [new_pin(services, link, ingest.blocks, options, sha256)])
+            pin = new_pin(services, link, ingest.blocks, options, sha256)
+            make_pins(services, ingest, [pin], session.party.rights)
             receipt["nodes"] = sorted(services.cluster.name_of(id) for id in ingest.nodes)
     session.reply(wire.dump_json(receipt))
 
@@ -233,7 +234,7 @@ def import_car(services: Services, session: Session, line: Line) -> None:
         came = ingest.blocks
         found = [_root(services, ingest, root, options) for root in reader.roots]
         renew(services, ingest)
-        make_pins(services, ingest, [pin for pin, _ in found])
+        make_pins(services, ingest, [pin for pin, _ in found], session.party.rights)
     session.reply(wire.dump_json({
         "roots": [row for _, row in found], "blocks": came, "new_blocks": ingest.new_blocks,
         "new_bytes": ingest.new_bytes, "replicas": ingest.fewest_copies,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +67,35 @@ def test_each_verb_of_the_command_line_with_each_role(
         needed = {"store": "store", "admin": "administer"}[least]
         assert done.returncode == errors.Forbidden.exit_code == 9
         assert f"needs the right to {needed}; you may read" in done.stderr
+
+
+def pinned(node: Node, name: str) -> dict[str, Any]:
+    """The pin of that name."""
+    rows = map(json.loads, node.cli("ls", "--json").stdout.splitlines())
+    return next(row for row in rows if row["name"] == name)
+
+
+def test_who_may_store_cannot_take_copies_or_a_checksum_from_what_is_pinned(
+    node: Node, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    file, car = tmp_path / "file", tmp_path / "car"
+    file.write_bytes(os.urandom(2_500_000))  # of several blocks: an import computes no SHA-256
+    node.cli("store", "--replicas=3", "--name=dear", str(file))
+    before = pinned(node, "dear")
+    assert before["replicas"] == 3
+    node.cli("export", "dear", "-o", str(car))
+    for words in (["store", str(file)], ["import", str(car)]):
+        done = remote(node, folders["store"], *words, "--replicas=1", "--name=dear")
+        assert done.returncode == 0, done.stderr
+        assert pinned(node, "dear") == {**before, "created": pinned(node, "dear")["created"]}
+    for role, replicas in (("admin", 1), ("store", 2), ("store", 2)):  # more go, and are what there is then
+        assert remote(
+            node, folders[role], "store", f"--replicas={replicas}", "--name=dear", str(file)
+        ).returncode == 0
+        assert pinned(node, "dear")["replicas"] == replicas
+    node.cli("rm", "dear")
+    assert remote(node, folders["store"], "store", "--replicas=1", "--name=dear", str(file)).returncode == 0
+    assert pinned(node, "dear")["replicas"] == 1, "a pin that was removed wants none"
 
 
 def test_the_nodes_own_client_may_everything(node: Node) -> None:

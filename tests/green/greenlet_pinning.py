@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfs import errors, green
-from p2pfs.core import hlc, wire
+from p2pfs.core import hlc, rights, wire
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.member import Member
 from p2pfs.core.multihash import SHA2_256, multihash
@@ -419,7 +419,7 @@ def store(world: World, id: str, quorum: int, pin: Pin | None = None) -> None:
     pin = pin or Pin(ROOTS[0], "", 1, None, 1, 1, 1, node.stamp(), id)
     cluster = SimpleNamespace(names=", ".join, is_draining=id in world.draining)
     ingest = SimpleNamespace(keep=lambda: None, quorum=quorum)
-    make_pins(cast(Any, SimpleNamespace(pinning=node, cluster=cluster)), cast(Any, ingest), [pin])
+    make_pins(cast(Any, SimpleNamespace(pinning=node, cluster=cluster)), cast(Any, ingest), [pin], rights.OF_MEMBER)
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile", "after"])

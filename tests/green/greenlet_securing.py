@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from p2pfs import errors
+from p2pfs.core import rights
 from p2pfs.core.cid import CID, RAW
 from p2pfs.core.layout import BalancedLayout, Link
 from p2pfs.core.multihash import SHA2_256, multihash
@@ -37,7 +38,7 @@ class Catalog:
     def stamp(self) -> int:
         return max((pin.stamp for pin in self.pins.values()), default=0) + 1
 
-    def over(self, records: Iterable[Pin]) -> list[Pin]:
+    def over(self, records: Iterable[Pin], lowers: bool = True) -> list[Pin]:
         return list(records)
 
     def find_cid(self, cid: CID) -> list[Pin]:
@@ -215,7 +216,7 @@ def test_what_begins_on_a_node_alone_is_acknowledged_by_the_quorum_of_those_that
         assert all(len(site.holders(cid)) >= 2 for cid in site.blocks)
         assert (ingest.quorum, ingest.fewest_copies, ingest.blocks) == (2, 2, 7)
         with pytest.raises(errors.TooFewNodes, match="0 of the 1 other nodes needed took its pin"):
-            make_pins(site.services, ingest, [site.pin()])
+            make_pins(site.services, ingest, [site.pin()], rights.OF_MEMBER)
 
 
 def test_who_asks_for_one_copy_gets_one_whoever_comes(site: Site) -> None:
@@ -235,7 +236,7 @@ def store(site: Site, fail: bool = False) -> None:
             ingest.place(cid, memoryview(data))
         if fail:
             raise errors.NoSpace("no room for a block")
-        make_pins(site.services, ingest, [site.pin()])
+        make_pins(site.services, ingest, [site.pin()], rights.OF_MEMBER)
 
 
 def test_no_room_for_the_pin_takes_no_block_back(monkeypatch: pytest.MonkeyPatch) -> None:

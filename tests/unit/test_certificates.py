@@ -66,12 +66,14 @@ def test_the_id_is_the_keys_whatever_certificate_it_is_in() -> None:
     key = certificates.load_key(certificates.new_key())
     id = certificates.node_id_of(certificates.public_bytes(key))
     assert re.fullmatch("[a-z2-7]{32}", id)
+    end = NOW + datetime.timedelta(days=certificates.DAYS)
     for secret, name in (("a", id), ("b", "somebody else")):
         authority = certificates.derive_authority(secret)
         pem = certificates.issue(authority, key, name, NOW)
-        assert certificates.read_pem(pem) == certificates.Bearer(id, name, None, authority.name)
+        assert certificates.read_pem(pem) == certificates.Bearer(id, name, None, authority.name, end.timestamp())
     pem = certificates.issue_client(authority, key.public_key(), "eve", "store", NOW, LATER)
-    assert certificates.read_pem(pem) == certificates.Bearer(id, "eve", rights.ROLES["store"], authority.name)
+    eve = certificates.Bearer(id, "eve", rights.ROLES["store"], authority.name, LATER.timestamp())
+    assert certificates.read_pem(pem) == eve
 
 
 def test_a_client_gets_a_certificate_for_the_key_that_it_proves_to_have() -> None:

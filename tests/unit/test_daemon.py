@@ -78,6 +78,12 @@ def test_usage_error_does_not_quote_arguments() -> None:
     assert "hunter2" not in done.stderr
 
 
+def test_an_error_does_not_command_a_terminal_or_pass_for_another_one() -> None:
+    # The node that invited may have worded it, or somebody who has the token.
+    done = run("-c", "conf/node.ini", "-o", "node.\x1b[2Jx\nb is a node=1", "--check-config")
+    assert done.stderr.startswith("p2pfs-node: error: -o: [node] has no option ?[2Jx\n  b is a node")
+
+
 # --- signals: a process with a node that only waits ---------------------------------------------------
 
 PROGRAM = """

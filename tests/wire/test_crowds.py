@@ -285,6 +285,21 @@ def test_seats_are_given_back(sock: socket.socket) -> None:
     assert not doorman._seats
 
 
+def test_a_client_with_a_network_of_its_own_has_no_more_seats_than_one_with_an_address() -> None:
+    doorman = Doorman(512, Clock())
+    parties = [Party(MEMBER, "client", f"[2001:db8::{number:x}]:5", rights.OF_GUEST) for number in range(40)]
+    most = doorman_module.CONNECTIONS_PER_MEMBER
+    with contextlib.ExitStack() as stack:
+        for party in parties[:most]:
+            stack.enter_context(doorman.seat(party))
+        with pytest.raises(errors.Busy, match=r"in 2001:db8::/64 has 32 connections"), doorman.seat(parties[most]):
+            pass
+        for other in (parties[most]._replace(id="b" * 32), parties[0]._replace(address="[2001:db8:0:1::1]:5")):
+            stack.enter_context(doorman.seat(other))
+    assert not doorman._seats
+    assert len({doorman_module.who(party) for party in parties}) == 1, "and no more of the buffers"
+
+
 @pytest.mark.parametrize(("one", "other", "same"), [
     ("10.0.0.1", "10.0.0.2", False), ("10.0.0.1", "::ffff:10.0.0.1", True),
     ("2001:db8::1", "2001:db8::ffff:1", True), ("2001:db8:0:1::1", "2001:db8:0:2::1", False),

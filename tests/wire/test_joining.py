@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import time
 import types
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from p2pfs import config, errors
 from p2pfs.core import wire
@@ -148,6 +151,28 @@ def test_the_certificate_of_a_guest_gives_no_right_but_one_whatever_it_says(host
             with pytest.raises(errors.Forbidden):
                 connection.request("PINS")
             assert b"secrets" in connection.request("JOIN", wire.VERSION, "x")
+
+
+def test_nor_does_one_that_names_its_issuer_in_other_letters(host: Host, tmp_path: Path) -> None:
+    # OpenSSL takes both names for the same one.
+    text = host.invite()
+    authority = certificates.derive_authority(text, certificates.INVITATION)
+    files = material(tmp_path / "guest", text, purpose=certificates.INVITATION)
+    key = certificates.load_key(Path(files.key).read_bytes())
+    issuer = x509.Name([
+        x509.NameAttribute(name.oid, str(name.value).upper()) for name in authority.certificate.subject
+    ])
+    now = datetime.datetime.now(datetime.UTC)
+    Path(files.cert).write_bytes((
+        x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(issuer).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+        .sign(authority.key, None)
+    ).public_bytes(Encoding.PEM))
+    with contextlib.closing(guest_of(text, files=files)) as connection:
+        for name in ("PINS", "DIGESTS", "STATUS"):
+            with pytest.raises(errors.Forbidden):
+                connection.request(name)
+        assert b"secrets" in connection.request("JOIN", wire.VERSION, "x")
 
 
 # --- what is refused -------------------------------------------------------------------------------------

@@ -151,6 +151,32 @@ def test_other_users_of_the_control_socket_have_the_rights_configured(
     assert said == ["OK 6", "OK 7", "OK 5"][:may] + ["ERR FORBIDDEN"] * (4 - may)
 
 
+@pytest.mark.parametrize(("uid", "is_over"), [(NOBODY, True), (os.geteuid(), False)])
+def test_connections_of_other_users_end_with_the_role_that_they_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, is_over: bool
+) -> None:
+    monkeypatch.setattr("p2pfs.net.listen.peer_uid", lambda sock: uid)
+    roles = ["admin"]
+    server = Server(spawn, semaphore)
+    path = str(tmp_path / "control.sock")
+    server.listen_unix(path, 0o600, lambda: roles[0])
+    try:
+        server.start(dict.fromkeys(wire.VERBS, answer))
+        with contextlib.closing(connect(path, None, 10.0, None)) as connection:
+            assert connection.request("UNPIN", "x") == b"UNPIN"
+            roles[0] = "read"
+            assert server.retire() == is_over
+            if is_over:
+                with pytest.raises(errors.Unreachable):
+                    connection.request("UNPIN", "x")
+            else:
+                assert connection.request("UNPIN", "x") == b"UNPIN"
+        with contextlib.closing(connect(path, None, 10.0, None)) as connection:
+            assert connection.request("STATUS") == b"STATUS"
+    finally:
+        server.close()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a while")
 def test_the_mode_keeps_other_users_out(open_folder: Path) -> None:
     with running(open_folder, {}) as node, pytest.raises(AssertionError, match="PermissionError"):

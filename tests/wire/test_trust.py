@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,19 @@ def test_the_issuer_of_a_certificate_is_known_and_its_connections_end_with_the_t
         late = stack.enter_context(contextlib.closing(knock("old")))
         with pytest.raises(errors.IdentityRefused, match="not any more"):
             late.request("STATUS")
+
+
+@pytest.mark.parametrize("role", ["", "read"])
+def test_a_connection_does_not_outlive_its_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    short = material(tmp_path / "short", role=role, days=1)
+    with running(tmp_path, {"STATUS": answer}) as node, \
+            contextlib.closing(connect(node.address, tls.client_context(*short.files), 10.0, None)) as connection:
+        assert connection.request("STATUS")
+        later = time.time() + 86400 + 1
+        monkeypatch.setattr("p2pfs.net.dispatch.time", types.SimpleNamespace(time=lambda: later, sleep=time.sleep))
+        with pytest.raises(errors.IdentityRefused, match="certificate has expired since the connection began"):
+            connection.request("STATUS")
+        with pytest.raises(errors.Unreachable):
+            connection.request("STATUS")

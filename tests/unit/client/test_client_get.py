@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import threading
 import time
@@ -348,6 +349,34 @@ def test_the_name_of_what_is_got_stays_in_its_folder(ref: str, pins: list[str]) 
     part = files.part_path(os.path.join("folder", name), str(cid))
     assert os.path.dirname(part) == "folder"
     assert len(os.fsencode(os.path.basename(part))) <= 255
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_a_sha256_that_the_catalog_gives_to_another_file_is_noticed(
+    node: FakeNode, client: Client, remote: tuple[FakeNode, Client], here: Path, far: bool
+) -> None:
+    if far:
+        node, client = remote
+    data = data_of(3 * MIB)
+    right, wrong = f"sha256:{hashlib.sha256(data).hexdigest().upper()}", f"sha256:{'0' * 64}"
+    node.keep(data, right)
+    assert client.get(right, "right").read_bytes() == b"".join(client.read(right)) == data
+    for evil in (data, b"x", {b"d": b"x"}):
+        node.keep(evil, wrong)
+        with pytest.raises(errors.Corrupt, match="gives"):
+            client.get(wrong, "wrong")
+        if isinstance(evil, bytes):
+            with pytest.raises(errors.Corrupt, match="a file that has another one"):
+                list(client.read(wrong))
+    assert os.listdir() == ["right"]
+
+
+@pytest.mark.parametrize("name", [".profile", "x/.ssh", "-rf"])
+def test_a_name_that_nobody_here_wrote_is_neither_hidden_nor_an_option(name: str) -> None:
+    cid = CID.parse(cid_of(b""))
+    assert files.name_for(str(cid), cid, [name]) == str(cid)
+    assert files.name_for(str(cid), cid, [name, "photo"]) == "photo"
+    assert files.name_for(name, cid, [name]) == files.name_for(f"{cid}/{name}", cid, []) == name.rpartition("/")[2]
 
 
 def test_an_interrupted_get_from_afar_leaves_nothing(remote: tuple[FakeNode, Client], here: Path) -> None:
