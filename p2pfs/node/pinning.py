@@ -244,18 +244,20 @@ class Pinning:
         bodies = [wire.dump_json(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
 
         def push(peer: Peer) -> None:
+            heard, wrong = 0, None
             try:
                 for body in bodies:
                     answer = peer.call("catalog", lambda it, body=body: it.request("PIN", body=body), PUSH_S)  # type: ignore[misc]
-                    if wrong := not_taken(answer):
-                        raise wrong
-                    if tombstone := outranked_by(answer):
-                        tombstones.append(tombstone)
-                        return
-                if not peer.member.drains:
+                    # To the end: who has no room for one record may have removed another one.
+                    heard, wrong = max(heard, outranked_by(answer)), not_taken(answer) or wrong
+                if wrong is not None:
+                    raise wrong
+                if not heard and not peer.member.drains:
                     holders.append(peer.member.id)
             except errors.P2pfsError as error:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)
+            finally:
+                tombstones.extend([heard] if heard else [])
 
         pushes = [self._group.spawn(f"push-{peer.member.name}", push, peer) for peer in self._cluster.live_peers()]
         ours = [] if self._cluster.is_draining else [self._cluster.id]
@@ -266,7 +268,8 @@ class Pinning:
             _wait(pushes, PUSH_S, lambda: len(holders) >= others or len(tombstones) > 1)
             if len(holders) < others:
                 return list(holders), max(tombstones)
-        self.merge(records)
+        if len(self.merge(records)) < len(records):
+            tombstones.append(self.outranked(records))  # of one that came here meanwhile, by a comparison
         if self.without_room(records):
             raise errors.NoSpace(self.full_text())
         _wait(pushes, STRAGGLER_S)
