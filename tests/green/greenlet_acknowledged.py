@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfs.core.pins import Pin
-from p2pfs.node import pinning
+from p2pfs.node import pinning, upkeep_verbs
 from p2pfs.node.securing import make_pins
 from tests.green.history import DAY_S, NAMES, ROOTS, History
 
@@ -162,6 +162,28 @@ def test_each_of_many_pins_outranks_its_tombstone(history: History, monkeypatch:
     make_pins(history.services["n0"], cast(Any, SimpleNamespace(keep=lambda: None, quorum=2)), pins)
     history.heal()
     assert [len(history.live(id)) for id in history.ids] == [len(names)] * 3
+
+
+def test_a_node_is_drained_when_those_that_stay_know_its_pins(history: History) -> None:
+    """n1 and n2 have no room for them at first: when n0 goes, nobody has them."""
+    for id in ("n1", "n2"):
+        history.nodes[id].catalog.max_records = 0
+    history.write_quorum = 1
+    history.store("n0", 0, "a")
+    history.draining = {"n0"}
+    services = history.services["n0"]
+    services.audit = SimpleNamespace(is_drained=True)
+    services.cluster.limited = lambda copies: min(copies, 2)
+    services.config.cluster.write_quorum = 2
+    assert not upkeep_verbs.is_drained(services)
+    history.nodes["n1"].catalog.max_records = 1
+    assert not upkeep_verbs.is_drained(services)
+    history.nodes["n2"].catalog.max_records = 1
+    history.deaf = {("n0", "n2")}
+    assert not upkeep_verbs.is_drained(services)
+    history.deaf = set()
+    assert upkeep_verbs.is_drained(services)
+    assert [len(history.live(id)) for id in history.ids] == [1] * 3
 
 
 @given(st.integers(3, 5), st.integers(1, 3), STEPS)
