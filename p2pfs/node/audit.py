@@ -157,7 +157,7 @@ class Audit:
 
     @property
     def is_drained(self) -> bool:
-        """This node gives its shards away, and all that it held is where it should be."""
+        """This node gives its shards away, and all blocks that it held are where they should be."""
         is_looked_at = self._agenda.has_seen_the_members
         # With no owner left, all others dead or draining too, nothing here is a surplus, and nothing is elsewhere.
         is_owned = bool(self._cluster.order(0))

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 COMPARE_S = 60.0
 """One comparison, of a bucket after the other; what a new member lacks goes in several."""
+HAND_OVER_S = 5.0
+"""What a node that is stopped while it drains may spend on asking who knows its pins."""
 BUCKET_BYTES = 32 * 1024 * 1024
 """Of one answer to BUCKET: some hundred thousand records, where a catalog of two million has eight thousand."""
 LEFT_OUT_MOST = 10_000
@@ -104,6 +106,35 @@ class Levelling:
             if why:
                 missed[member.name] = why
         return missed
+
+    def is_known_elsewhere(self, copies: int) -> bool:
+        """Do so many of the members that stay know every pin that is live here? They are given what they lack first.
+
+        Takes HAND_OVER_S at most; what is not sent by then goes on.
+        """
+        asked = [
+            self._group.spawn(f"hand-over-{peer.member.name}", self._is_known_to, peer)
+            for peer in self._cluster.live_peers() if not peer.member.drains
+        ]
+        green.wait(asked, HAND_OVER_S)
+        return sum(it.value is True for it in asked) >= copies
+
+    def _is_known_to(self, peer: Peer) -> bool:
+        self._try_compare(peer)
+        end = time.monotonic() + COMPARE_S
+        try:
+            theirs = parse_digests(peer.call("catalog", lambda connection: connection.request("DIGESTS"))).buckets
+            ours = self.pinning.run(self._catalog.digests).buckets
+            for number in range(pins.BUCKETS):
+                if theirs[number] != ours[number]:
+                    here, there = self._differences(peer, number, end)
+                    known = {pin.key for pin in there}
+                    if not all(pin.removed or pin.key in known for pin in here):
+                        return False
+        except errors.P2pfsError as error:
+            log.warning("cannot tell which pins %s knows: %s", peer.member.name, error)
+            return False
+        return True
 
     def _try_compare(self, peer: Peer, past_ms: int = 0) -> str:
         """What went wrong; empty when nothing did."""

@@ -32,7 +32,7 @@ from p2pfs.node.reading import Reader
 from p2pfs.node.scrub import Scrub
 from p2pfs.node.services import Services
 from p2pfs.node.small import SmallReader
-from p2pfs.node.upkeep_verbs import DRAINING
+from p2pfs.node.upkeep_verbs import DRAINING, is_drained
 from p2pfs.store.catalog import ANEW, Catalog
 from p2pfs.store.disk import DiskStore
 from p2pfs.store.files import lock_data_dir, prepare_data_dir
@@ -291,7 +291,7 @@ class Node:
 
     def _leave(self) -> None:
         """A node that was drained goes for good: nobody has to strike it."""
-        if self.services.audit.is_drained:
+        if is_drained(self.services):
             self.services.gossip.leave()
 
     def stop(self) -> None:

@@ -233,44 +233,51 @@ class Pinning:
             Pin.from_wire(row)  # once merged, a bad one would end every comparison with this node, for good
         if self.catalog.is_full and None in self._known(records):
             raise errors.NoSpace(self.full_text())
-        for _ in range(ATTEMPTS):
+        for left in reversed(range(ATTEMPTS)):
             for pin in records:
                 self._clock.observe(pin.stamp, self.now_ms())
-            holders, tombstone = self._push(records, quorum)
+            holders, tombstone = self._push(records, quorum, is_last=not left)
             if not tombstone:
                 break
             records = [it if it.removed else it._replace(stamp=max(it.stamp, tombstone + 1)) for it in records]
         return holders
 
-    def _push(self, records: list[Pin], quorum: int | None) -> tuple[list[str], int]:
-        """One attempt to `publish`; with the latest stamp of a tombstone that outranks one of the records somewhere."""
+    def _push(self, records: list[Pin], quorum: int | None, is_last: bool) -> tuple[list[str], int]:
+        """One attempt to `publish`; with the latest stamp of a tombstone that outranks one of the records somewhere.
+
+        Such a one ends it, but for the last.
+        """
         holders: list[str] = []
         tombstones = [0]
         rows = [pin.to_wire() for pin in records]
         bodies = [wire.dump_json(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
 
         def push(peer: Peer) -> None:
+            heard, wrong = 0, None
             try:
                 for body in bodies:
                     answer = peer.call("catalog", lambda it, body=body: it.request("PIN", body=body), PUSH_S)  # type: ignore[misc]
-                    if wrong := not_taken(answer):
-                        raise wrong
-                    if tombstone := outranked_by(answer):
-                        log.info("%s knows of a later removal of what is pinned here", peer.member.name)
-                        tombstones.append(tombstone)
-                        return
-                if not peer.member.drains:
+                    # To the end: who has no room for one record may have removed another one.
+                    heard, wrong = max(heard, outranked_by(answer)), not_taken(answer) or wrong
+                if wrong is not None:
+                    raise wrong
+                if not heard and not peer.member.drains:
                     holders.append(peer.member.id)
             except errors.P2pfsError as error:
                 log.warning("%s did not take a catalog record, it will by comparison: %s", peer.member.name, error)
+            finally:
+                if heard:
+                    log.info("%s knows of a later removal of what is pinned here", peer.member.name)
+                    tombstones.append(heard)
 
         pushes = [self._group.spawn(f"push-{peer.member.name}", push, peer) for peer in self._cluster.live_peers()]
         ours = [] if self._cluster.is_draining else [self._cluster.id]
         others = 0 if quorum is None else quorum - len(ours)
-        _wait(pushes, PUSH_S, lambda: len(holders) >= others or len(tombstones) > 1)
+        _wait(pushes, PUSH_S, lambda: len(holders) >= others or (len(tombstones) > 1 and not is_last))
         if len(holders) < others:
             return list(holders), max(tombstones)
-        self.merge(records)
+        if len(self.merge(records)) < len(records):
+            tombstones.append(self.outranked(records))  # of one that came here meanwhile, by a comparison
         if self.without_room(records):
             raise errors.NoSpace(self.full_text())
         _wait(pushes, PUSH_S if quorum is None else STRAGGLER_S)

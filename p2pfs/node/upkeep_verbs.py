@@ -128,7 +128,7 @@ def gc(services: Services, session: Session, line: Line) -> None:
 def drain(services: Services, session: Session, line: Line) -> None:
     """DRAIN: others take over this node's shards; with `wait`, until they hold all that was here."""
     flags = read_flags(session.body(), "wait", "cancel")
-    membership, pinning, audit = services.cluster.membership, services.pinning, services.audit
+    membership, pinning = services.cluster.membership, services.pinning
     is_wanted = not flags["cancel"]
     if is_wanted and not membership.me.drains:
         require_others(services)
@@ -138,12 +138,21 @@ def drain(services: Services, session: Session, line: Line) -> None:
     if is_wanted and flags["wait"]:
         waiting = Waiting(services)
         with reporting(session, lambda: _left(services), waiting.fail):
-            while not audit.is_drained:
+            while not is_drained(services):
                 waiting.check()
                 green.sleep(STEP_S)
     session.reply(wire.dump_json({
-        "is_draining": membership.me.drains, "is_drained": audit.is_drained, **_left(services),
+        "is_draining": membership.me.drains, "is_drained": is_drained(services), **_left(services),
     }))
+
+
+def is_drained(services: Services) -> bool:
+    """All that this node holds is elsewhere, too: blocks with their owners, and pins with as many as a store asks for.
+
+    Asks the others, for some seconds at most.
+    """
+    copies = services.cluster.limited(services.config.cluster.write_quorum)
+    return services.audit.is_drained and services.levelling.is_known_elsewhere(copies)
 
 
 def _left(services: Services) -> dict[str, int]:
