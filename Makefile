@@ -41,6 +41,7 @@ test-slow: $(READY)  ## the slow tests
 
 properties: $(READY)  ## the property tests with other examples than make test has, and more of them
 	$(BIN)/pytest -q -m 'hypothesis and not slow' --hypothesis-profile=seek --numprocesses=2
+	$(BIN)/pytest -q --hypothesis-profile=seek --numprocesses=2 tests/green
 
 # ARGS: make bench ARGS='--runs=3 one three'; --help lists the rows, some of which are slow and only run when named
 bench: $(READY)  ## one table of figures, each beside the wanted one and a reference of this machine

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 
 from p2pfs.core import rights
 from p2pfs.core.pins import Pin
@@ -17,46 +18,72 @@ from p2pfs.node import pinning, upkeep_verbs
 from p2pfs.node.securing import make_pins
 from tests.green.history import DAY_S, NAMES, ROOTS, History
 
-NODES = st.integers(0, 4)
-REFS = st.sampled_from([*map(str, ROOTS), *filter(None, NAMES)])
-SPANS = st.sampled_from([1.0, 5.0, 100.0, 3600.0, DAY_S, 40 * DAY_S, 100 * DAY_S])
-LEAPS = st.sampled_from([0.0, 0.0, 2.0, 30.0, 600.0, 3600.0, 20 * 3600.0, 2 * DAY_S, 100 * DAY_S, 400 * DAY_S])
-WAYS = ["clean", "kill", "catalog", "journal", "both", "broken"]
-PLAIN = {
-    "store": st.tuples(NODES, st.integers(0, 1), st.sampled_from(NAMES)),
-    "remove": st.tuples(NODES, REFS),
-    "restore": st.tuples(NODES, REFS),
-    "compare": st.tuples(NODES, NODES),
-    "cut": st.tuples(st.sets(NODES, max_size=2)),
-    "deaf": st.tuples(NODES, NODES),
-    "lose_answers": st.tuples(NODES, NODES),
-    "restart": st.tuples(NODES, st.sampled_from(WAYS)),
-    "leap": st.tuples(NODES, LEAPS),
-    "wait": st.tuples(SPANS),
+SEEKS = not settings.default.derandomize
+"""`make properties`: other histories than `make test` has, and more."""
+FIRST = random.SystemRandom().randrange(10**9) if SEEKS else 0
+COUNT = settings.default.max_examples // 5
+
+WEIGHTS = {
+    "store": 8, "remove": 5, "restore": 2, "compare": 6, "cut": 5, "deaf": 2, "lose_answers": 2, "restart": 4,
+    "leap": 4, "wait": 5, "level": 3, "heal": 4, "slow": 2, "strike": 2, "purge": 4, "leap_all": 2, "drain": 2,
+    "full": 2, "meanwhile": 6,
 }
+PLAIN = {"store", "remove", "restore", "compare", "cut", "deaf", "lose_answers", "restart", "leap", "wait"}
 """What may also happen in the middle of something."""
-KINDS = PLAIN | {
-    "level": st.tuples(),
-    "heal": st.tuples(),
-    "slow": st.tuples(NODES),
-    "strike": st.tuples(NODES),
-    "purge": st.tuples(NODES),
-    "leap_all": st.tuples(LEAPS),
-    "drain": st.tuples(NODES),
-    "full": st.tuples(NODES),
-}
+SPANS = [1.0, 5.0, 100.0, 3600.0, DAY_S, 40 * DAY_S, 100 * DAY_S]
+LEAPS = [0.0, 2.0, 30.0, 600.0, 3600.0, 20 * 3600.0, 2 * DAY_S, 100 * DAY_S, 400 * DAY_S]
+WAYS = ["clean", "kill", "catalog", "journal", "both", "broken"]
+STRUCK = [("strike", number) for number in range(5)]
+
 Step = tuple[Any, ...]
 
 
-def steps_of(kinds: list[str]) -> st.SearchStrategy[list[Step]]:
-    """Of some kinds: with all of them at once each would be too rare."""
-    plain = {kind: args.map(lambda args, kind=kind: (kind, *args)) for kind, args in PLAIN.items()}  # type: ignore[misc]
-    others = {kind: args.map(lambda args, kind=kind: (kind, *args)) for kind, args in KINDS.items()}  # type: ignore[misc]
-    others["meanwhile"] = st.tuples(st.just("meanwhile"), st.integers(0, 12), st.one_of(*plain.values()))
-    return st.lists(st.one_of(*(others[kind] for kind in ["store", "store", "remove", *kinds])), max_size=30)
+class Chance:
+    """Draws histories. Each has some kinds of steps and values only: of all at once each would be too rare."""
 
+    def __init__(self, seed: int, kinds: dict[str, int], chance_of_kind: float = 0.45) -> None:
+        self._random = chance = random.Random(seed)
+        self._weights = {
+            kind: weight for kind, weight in kinds.items()
+            if kind in ("store", "remove", "compare") or chance.random() < chance_of_kind
+        }
+        self._spans = chance.sample(SPANS, 3)
+        self._leaps = chance.choice([[0.0, 2.0, 30.0], [0.0, 30.0, 3600.0], [0.0, 5.0, 20 * 3600.0], LEAPS])
+        self._ways = chance.sample(WAYS, chance.choice([1, 2, 6]))
+        self._roots, self._names = chance.choice([1, 1, 2]), chance.choice([["a"], ["a"], NAMES])
+        self.size, self.quorum = chance.choice([3, 3, 4, 5]), chance.choice([1, 2, 2, 3])
 
-STEPS = st.lists(st.sampled_from([*KINDS, "meanwhile"]), min_size=2, unique=True).flatmap(steps_of)
+    def steps(self, most: int) -> list[Step]:
+        """A few, or many."""
+        return [self._step(self._weights) for _ in range(self._random.randrange(most))]
+
+    def _step(self, weights: dict[str, int]) -> Step:
+        chance = self._random
+        (kind,) = chance.choices(list(weights), list(weights.values()))
+        node, other, root = chance.randrange(5), chance.randrange(5), chance.randrange(self._roots)
+        args: dict[str, Step] = {
+            "store": (node, root, chance.choice(self._names)),
+            "remove": (node, chance.choice([str(ROOTS[root]), "a"])),
+            "restore": (node, chance.choice([str(ROOTS[root]), "a"])),
+            "compare": (node, other), "deaf": (node, other), "lose_answers": (node, other),
+            "cut": ({node, other},), "restart": (node, chance.choice(self._ways)),
+            "leap": (node, chance.choice(self._leaps)), "leap_all": (chance.choice(self._leaps),),
+            "wait": (chance.choice(self._spans),), "level": (), "heal": (),
+        }
+        if kind == "meanwhile":
+            plain = {kind: weight for kind, weight in weights.items() if kind in PLAIN}
+            return (kind, chance.randrange(12), self._step(plain))
+        return (kind, *args.get(kind, (node,)))
+
+    def absence(self) -> list[Step]:
+        """Both sides of a cut strike each other, and let go of tombstones before they meet again."""
+        gone = [("purge", number) for number in self._random.sample(range(5), 5)]
+        cut = [("cut", {self._random.randrange(5)}) for _ in range(2)]
+        return [
+            *self.steps(4), cut[0], *self.steps(4), ("heal",), *self.steps(4), ("store", 0, 0, "t"), ("remove", 0, "t"),
+            ("wait", DAY_S), *self._random.choice([[("level",)], self.steps(3)]), cut[1], *self.steps(4),
+            *STRUCK, *self.steps(4), ("wait", 100 * DAY_S), *gone, *self.steps(3), ("heal",), *self.steps(6),
+        ]
 
 
 def play(history: History, step: Step) -> None:
@@ -187,13 +214,9 @@ def test_a_node_is_drained_when_those_that_stay_know_its_pins(history: History) 
     assert [len(history.live(id)) for id in history.ids] == [1] * 3
 
 
-@given(st.integers(3, 5), st.integers(1, 3), STEPS)
-@settings(max_examples=settings.default.max_examples * 2 // 5)
-def test_whatever_befalls_a_cluster_what_was_acknowledged_holds_and_all_agree(
-    tmp_path_factory: pytest.TempPathFactory, size: int, quorum: int, steps: list[Step]
-) -> None:
-    """Also after all tombstones went, and everybody was restarted."""
-    history = History(tmp_path_factory.mktemp("history"), size, quorum)
+def wrong_with(folder: Path, size: int, quorum: int, steps: list[Step]) -> str:
+    """Play it, heal, and look; again after all tombstones went, and everybody was restarted. Empty: all is well."""
+    history = History(folder, size, quorum)
     try:
         for step in steps:
             play(history, step)
@@ -206,5 +229,41 @@ def test_whatever_befalls_a_cluster_what_was_acknowledged_holds_and_all_agree(
             history.restart(id, "clean")
         history.heal()
         history.check()
+    except AssertionError as error:
+        return str(error).partition("\n")[0]
     finally:
         history.close()
+        shutil.rmtree(folder)
+    return ""
+
+
+def judge(factory: pytest.TempPathFactory, chance: Chance, steps: list[Step]) -> None:
+    """Fails with the fewest steps that are as wrong."""
+    def wrong(steps: list[Step]) -> str:
+        return wrong_with(factory.mktemp("history"), chance.size, chance.quorum, steps)
+
+    if not wrong(steps):
+        return
+    at = len(steps) - 1
+    while at >= 0:
+        fewer = steps[:at] + steps[at + 1 :]
+        steps, at = (fewer if wrong(fewer) else steps), at - 1
+    pytest.fail(f"{wrong(steps)}: {chance.size} nodes, write_quorum {chance.quorum}, {steps}")
+
+
+def test_whatever_befalls_a_cluster_what_was_acknowledged_holds_and_all_agree(
+    tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for seed in range(FIRST, FIRST + 2 * COUNT):
+        chance = Chance(seed, WEIGHTS)
+        judge(tmp_path_factory, chance, chance.steps(30))
+
+
+def test_whoever_was_away_for_longer_than_tombstones_live_loses_nothing_that_was_acknowledged(
+    tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    kinds = {"store": 5, "remove": 3, "compare": 8, "wait": 3, "restart": 1, "restore": 1, "leap": 1, "level": 1,
+             "drain": 1, "deaf": 1, "lose_answers": 1, "meanwhile": 2}
+    for seed in range(FIRST, FIRST + COUNT):
+        chance = Chance(seed, kinds)
+        judge(tmp_path_factory, chance, chance.absence())

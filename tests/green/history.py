@@ -233,7 +233,7 @@ class History:
         config = SimpleNamespace(
             storage=SimpleNamespace(max_pins=MAX_RECORDS), cluster=SimpleNamespace(write_quorum=self.write_quorum),
         )
-        catalog = Node._open_catalog(cast(Any, SimpleNamespace(_data_dir=folder, config=config)), True)
+        catalog = Node._open_catalog(cast(Any, SimpleNamespace(_data_dir=folder, config=config)), self._ticks > 0)
         catalog._db.execute("PRAGMA synchronous = OFF")
         view = cast(Any, View(self, id))
         node = Pinning(catalog, view, folder / "catalog.jsonl", lambda: self.now_ms + self.ahead_ms[id])

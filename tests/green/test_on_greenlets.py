@@ -18,8 +18,10 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("greenlet_*.py")))
-def test_on_greenlets(file: str, tmp_path: Path) -> None:
+def test_on_greenlets(file: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     command = [sys.executable, "-c", PROGRAM, f"--basetemp={tmp_path}/run", str(HERE / file)]
+    if profile := pytestconfig.getoption("--hypothesis-profile"):
+        command.append(f"--hypothesis-profile={profile}")
     done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
     assert " passed" in done.stdout
