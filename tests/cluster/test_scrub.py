@@ -214,6 +214,7 @@ def test_each_flipped_byte_of_each_file_of_a_small_store_is_found_and_healed(tmp
     with Cluster(tmp_path, 2, cluster__replicas="2", cluster__write_quorum="2") as cluster:
         a, b = cluster
         a.cli("store", str(source))
+        b.cli("audit", "--wait")  # so that it looks at the new pin before a flip, and the scrub alone finds those
         files = block_files(b)
         assert len(files) == 2
         flips = 0
