@@ -24,9 +24,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from kit.started import Started
 from p2pfs import Client
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,7 +235,7 @@ class Node:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-class Cluster:
+class Cluster(Started):
     """Some nodes with one secret; the first is the seed of the others. Leaving the `with` block ends them all."""
 
     def __init__(self, folder: Path, size: int, **options: str) -> None:
@@ -289,18 +289,6 @@ class Cluster:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
-
-    def __enter__(self) -> Cluster:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Kill whatever runs."""

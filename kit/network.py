@@ -9,14 +9,15 @@ from collections.abc import Iterator
 
 from kit.detour import detour
 from kit.processes import run
+from kit.started import Started
 
 SUBNET = "10.77.0.0/24"
 NOWHERE = "02:00:00:00:00:01"
 """A hardware address that nobody has: what is sent there is lost silently, as behind a firewall."""
 
 
-class Network:
-    """So many namespaces, numbered from 0, each with a cable to a common bridge. Needs root. A context manager."""
+class Network(Started):
+    """So many namespaces, numbered from 0, each with a cable to a common bridge. Needs root."""
 
     def __init__(self, size: int) -> None:
         tag = f"kit-{os.getpid() % 1_000_000}"
@@ -33,19 +34,8 @@ class Network:
         """What a command begins with that is to run in a namespace."""
         return ["ip", "netns", "exec", self.names[number]]
 
-    def __enter__(self) -> Network:
-        try:
-            self.make()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def make(self) -> None:
-        """All of it. Raises RuntimeError; then some of it may be there, which `close` removes."""
+    def start(self) -> None:
+        """Make all of it. Raises RuntimeError."""
         run("ip", "link", "add", self.bridge, "type", "bridge")
         run("ip", "link", "set", self.bridge, "up")
         for number, name in enumerate(self.names):

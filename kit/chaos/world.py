@@ -19,6 +19,7 @@ from pathlib import Path
 from kit.cluster import Cluster, Node
 from kit.network import Network
 from kit.processes import run
+from kit.started import Started
 
 DISK_BYTES = 3 << 30
 """Limit of each node's own disk, where it has one: memory, as far as it is filled."""
@@ -35,7 +36,7 @@ time.time_ns = lambda: real_ns() + int(1e9 * struct.unpack("d", ahead[:])[0])
 """
 
 
-class World:
+class World(Started):
     """N nodes with fast timings. `with World(...) as world` starts them and clears everything away afterwards."""
 
     def __init__(self, folder: Path, size: int, *, use_netns: bool | None = None) -> None:
@@ -147,21 +148,14 @@ class World:
 
     # --- begin and end -------------------------------------------------------------------------------
 
-    def __enter__(self) -> World:
-        try:
-            if self.has_netns:
-                self._network.make()
-            for node in self.nodes if self.has_disks else []:
-                node.data_dir.mkdir(parents=True)
-                run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "p2pfs-chaos", str(node.data_dir))
-            self.cluster.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def start(self) -> None:
+        """Namespaces, disks, nodes."""
+        if self.has_netns:
+            self._network.start()
+        for node in self.nodes if self.has_disks else []:
+            node.data_dir.mkdir(parents=True)
+            run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "p2pfs-chaos", str(node.data_dir))
+        self.cluster.start()
 
     def close(self) -> None:
         """End the nodes, unmount their disks, remove the namespaces; what is not there is no error."""

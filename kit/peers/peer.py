@@ -10,6 +10,7 @@ from typing import IO, Any, ClassVar, NamedTuple
 
 from kit.cluster import ROOT, wait_until
 from kit.processes import Cost, measure, measure_call
+from kit.started import Started
 
 ENVIRONMENTS = ROOT / ".peers"
 """One environment for each package of PyPI."""
@@ -30,7 +31,7 @@ class Does(NamedTuple):
     deduplicates: str
 
 
-class Peer:
+class Peer(Started):
     """One system, its daemons on loopback and its data in one folder; at its defaults but for addresses and copies.
 
     A job that a system does not have stays as it is here and returns None. Leaving the `with` block ends the daemons.
@@ -95,17 +96,6 @@ class Peer:
     def call(self, work: Callable[[], object]) -> Cost:
         """A job that the daemons do by themselves, until the call returns."""
         return measure_call(work, self.pids())
-
-    def __enter__(self) -> Peer:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the daemons, whatever happened."""
