@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import docopt
 
-from p2pfs import errors, green, logs
+from p2pfs import errors, green, logs, terminal
 from p2pfs.config import Config, load, new_secret, reloaded, to_ini
 from p2pfs.core.invitation import MAX_TEXT
 from p2pfs.systemd import Notifier
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         return _command(arguments)
     except errors.P2pfsError as error:
-        print(f"p2pfs-node: error: {logs.for_terminal(str(error))}", file=sys.stderr)
+        print(f"p2pfs-node: error: {terminal.message(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return errors.Interrupted.exit_code

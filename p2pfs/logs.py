@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -50,12 +49,6 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
 def _time(record: logging.LogRecord) -> str:
     # Cut, not rounded: rounding could print .1000.
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.created % 1 * 1000):03d}Z"
-
-
-def for_terminal(text: str) -> str:
-    """A message without what would command a terminal; a further line of it never looks like one of ours."""
-    shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-    return re.sub(r"\n(?! )", "\n  ", shown)
 
 
 def _one_line(text: str) -> str:

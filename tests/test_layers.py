@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "p2pfs"
 
-LEAVES = {"errors", "units", "config", "metrics", "private", "version"}
+LEAVES = {"errors", "units", "config", "metrics", "private", "terminal", "version"}
 IMPURE = {
     "asyncio", "concurrent", "datetime", "fcntl", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "random",
     "secrets", "select", "selectors", "shutil", "signal", "socket", "socketserver", "ssl", "subprocess", "tempfile",
@@ -32,6 +32,7 @@ LAYERS = {
     "errors": Layer(set(), "errors is a leaf: everything imports it"),
     "version": Layer(set(), "version is a leaf"),
     "metrics": Layer(set(), "metrics is a leaf"),
+    "terminal": Layer(set(), "terminal is a leaf"),
     "units": Layer({"errors"}, "units is a leaf: it may only raise our errors"),
     "private": Layer({"errors"}, "private is a leaf: it may only raise our errors"),
     "config": Layer({"errors", "units", "private", "config"}, "config is a leaf: it may only raise our errors"),

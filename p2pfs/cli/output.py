@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from p2pfs import errors
+from p2pfs.terminal import message, printable
 
 if TYPE_CHECKING:
     from p2pfs.client.answers import Progress
@@ -81,8 +81,7 @@ class Output:
 
     def error(self, error: errors.P2pfsError) -> None:
         """What went wrong: for people, and with --json for programs."""
-        # A further line, which a stranger's text may have begun, never looks like one of ours.
-        say("p2pfs-cli: error: " + re.sub(r"\n(?! )", "\n  ", printable(str(error))))
+        say(f"p2pfs-cli: error: {message(str(error))}")
         if self.is_json:
             say(json.dumps({"error": error.token, "message": str(error)}))
 
@@ -173,11 +172,6 @@ def say(text: str) -> None:
     except OSError:
         # Nothing that is still buffered may complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-def printable(text: str) -> str:
-    """Text without anything that a terminal would obey."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 def one_line(text: str) -> str:
