@@ -33,10 +33,9 @@ class Ingest(Work):
 
     def __init__(
         self, local: LocalStore, placer: Placer, buffers: BufferPool, profile: Profile,
-        wanted: int, quorum: int, is_dry: bool = False, renew_s: Callable[[], float] = lambda: MOST_S,
-        quorum_now: Callable[[], int] = lambda: 1,
+        wanted: int, quorum: Callable[[], int], is_dry: bool = False, renew_s: Callable[[], float] = lambda: MOST_S,
     ) -> None:
-        """`renew_s`: how often what was placed is made young again; `quorum_now`: that of a store which begins now."""
+        """`quorum`: that of a store which begins now; `renew_s`: how often what was placed is made young again."""
         super().__init__()
         self.local = local
         self.buffers = buffers
@@ -48,9 +47,8 @@ class Ingest(Work):
         self.fewest_copies = 0
         self.nodes: set[str] = set()
         self._placer = placer
-        self._wanted = wanted
-        self.quorum = quorum
-        self._quorum_now = quorum_now
+        self.quorum = quorum()
+        self._quorum_now = quorum
         self._is_dry = is_dry
         self.is_mine: Callable[[bytes], bool] = (lambda _: False) if is_dry else placer.is_mine(wanted)
         """Should this node hold a block?"""
@@ -90,14 +88,14 @@ class Ingest(Work):
     def copy(self, cid: CID, data: memoryview, taken: Taken | None = None) -> None:
         """As `place`, for a block that is counted already."""
         if self._is_dry:
-            if not self._placer.holds_already(cid, self._wanted):
+            if not self._placer.holds_already(cid, self._renewal.wanted):
                 self._count_new(len(data))
             return
         if cid.codec == DAG_PB:
             copies = self._placer.put_everywhere(cid, data, self.quorum, self._remember, self._expected)
         else:
             copies = self._placer.put(
-                cid, data, self._wanted, self.quorum, self._remember, taken, self._expected
+                cid, data, self._renewal.wanted, self.quorum, self._remember, taken, self._expected
             )
         self._renewal.note(cid)
         self._count(len(data), copies)
@@ -183,11 +181,11 @@ class Ingest(Work):
         is_raised = quorum > self.quorum and not self._is_dry
         if is_raised:
             self.quorum = quorum
-            self._wanted = self._renewal.wanted = max(self._wanted, self.quorum)
+            self._renewal.wanted = max(self._renewal.wanted, quorum)
             self.fewest_copies = 0  # all are counted anew
         held = self._renewal.finish(self.quorum, mend, is_raised)
         if held is not None:
-            self.fewest_copies = min(self.fewest_copies or held, held)
+            self._count_copies(held)
 
     def keep(self) -> None:
         """A pin may want the blocks from now on: they are not taken back any more."""

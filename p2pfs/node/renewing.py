@@ -46,7 +46,9 @@ class Renewal:
         self, local: LocalStore, cluster: Cluster, wanted: int, every_s: Callable[[], float],
         fail: Callable[[str, BaseException], None], temp: Path | None = None,
     ) -> None:
-        """`fail` gets what ends the store; `temp` is the folder for a long list of blocks."""
+        """`wanted`: copies of each block, of which there may be more later; `fail` gets what ends the store; `temp` is
+        the folder for a long list of blocks.
+        """
         self._local = local
         self._cluster = cluster
         self.wanted = wanted

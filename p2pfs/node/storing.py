@@ -58,8 +58,8 @@ def new_ingest(services: Services, options: dict[str, Any]) -> Ingest:
     return Ingest(
         services.local, services.placer, services.own_buffers,
         profile(options.get("chunker", config.storage.chunker), options.get("hash", config.storage.hash)),
-        cluster.limited(copies), quorum(), options.get("dry_run", False),
-        lambda: interval_s(services.config.storage.gc_grace), quorum,
+        cluster.limited(copies), quorum, options.get("dry_run", False),
+        lambda: interval_s(services.config.storage.gc_grace),
     )
 
 
@@ -102,11 +102,11 @@ def store(services: Services, session: Session, line: Line) -> None:
 
 
 def new_pin(services: Services, link: Link, blocks: int, options: dict[str, Any], sha256: str | None) -> Pin:
-    """The record for a root."""
+    """The record for a root; it gets its stamp when it is made."""
     return Pin(
         cid=link.cid, name=options.get("name", ""), size=link.size, sha256=sha256,
         replicas=options.get("replicas", services.config.cluster.replicas), blocks=blocks,
-        created=int(time.time()), stamp=services.pinning.stamp(), origin=services.cluster.id, removed=False,
+        created=int(time.time()), stamp=0, origin=services.cluster.id, removed=False,
     )
 
 

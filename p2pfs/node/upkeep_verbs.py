@@ -19,6 +19,8 @@ from p2pfs.node.services import Services
 DRAINING = "draining"
 """Key in the catalog's notes: `yes` while this node gives its shards away, so that a restart goes on with it."""
 STEP_S = 0.2
+HAND_OVER_S = 2.0
+"""Between two questions to all whether they know the pins of a node that is to leave."""
 CHECK_S = 1.0
 
 
@@ -140,7 +142,7 @@ def drain(services: Services, session: Session, line: Line) -> None:
         with reporting(session, lambda: _left(services), waiting.fail):
             while not is_drained(services):
                 waiting.check()
-                green.sleep(STEP_S)
+                green.sleep(HAND_OVER_S if services.audit.is_drained else STEP_S)
     session.reply(wire.dump_json({
         "is_draining": membership.me.drains, "is_drained": is_drained(services), **_left(services),
     }))

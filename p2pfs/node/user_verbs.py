@@ -151,8 +151,7 @@ def restore(services: Services, session: Session, line: Line) -> None:
             secure(services, ingest, root)
         renew(services, ingest)
         make_pins(services, ingest, [
-            pin._replace(removed=False, stamp=services.pinning.stamp(), origin=services.cluster.id)
-            for pin in records
+            pin._replace(removed=False, origin=services.cluster.id) for pin in records
         ], session.party.rights)
     session.reply(wire.dump_json({"restored": [{"cid": str(pin.cid), "name": pin.name} for pin in records]}))
 

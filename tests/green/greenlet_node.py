@@ -240,7 +240,7 @@ BY_CONTENT = Profile("fastcdc", 16 * 1024, 4096, 64 * 1024, max_links=8, is_fixe
 
 def ingest(world: World, profile: Profile = FIXED) -> Ingest:
     """A store of small leaves."""
-    return Ingest(world.local, world.placer, world.buffers, profile, 2, 2)
+    return Ingest(world.local, world.placer, world.buffers, profile, 2, lambda: 2)
 
 
 def feed(data: bytes) -> Any:

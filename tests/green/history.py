@@ -370,7 +370,7 @@ class History:
     def restore(self, id: str, ref: str) -> None:
         """RESTORE, when all blocks are there."""
         self._make(id, lambda: [
-            pin._replace(removed=False, stamp=self.nodes[id].stamp(), origin=id)
+            pin._replace(removed=False, origin=id)
             for pin in user_verbs._last_known(self.services[id], ref)
         ], False)
 
