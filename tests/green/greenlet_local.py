@@ -29,10 +29,11 @@ class Site:
         DiskStore(folder).put(BLOCK, DATA)  # and no clean stop
         store = DiskStore(folder, max_size=10 * len(DATA))
         sizes, self.may_count = store._recount._sizes, threading.Event()
-        self.counts = 0
+        self.counts, self.counting = 0, threading.Event()
 
         def wait_for(shard: int) -> Iterator[int]:
             self.counts += shard == 0
+            self.counting.set()
             assert self.may_count.wait(30)
             yield from sizes(shard)
 
@@ -45,6 +46,12 @@ class Site:
         data = memoryview(bytes(size))
         is_new = self.local.put(multihash(SHA2_256, data), data) is not None
         self.kept += is_new
+
+    def await_counting(self) -> None:
+        """Until the count has begun; all that was spawned had its turn by then."""
+        waits = green.NativePool("waits", 1)
+        assert waits.run(self.counting.wait, 30)
+        waits.close()
 
     def close(self) -> None:
         self.may_count.set()
@@ -62,7 +69,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_many_that_write_while_the_disk_is_counted_keep_nobody_from_reading(site: Site) -> None:
     for number in range(4 * THREADS):
         site.group.spawn("put", site.put, 100 + 70_000 * (number % 2) + number)  # small ones take another way
-    green.sleep(0.05)
+    site.await_counting()
     with green.deadline(10.0, "reading"):
         assert site.local.read(BLOCK, memoryview(bytearray(wire.MAX_BLOCK))) == len(DATA)
         assert site.local.have([BLOCK], renew=True) == [True]
@@ -77,7 +84,7 @@ def test_many_that_write_while_the_disk_is_counted_keep_nobody_from_reading(site
 
 def test_a_node_that_stops_does_not_wait_for_the_count(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     put = site.group.spawn("put", site.put, 1)
-    green.sleep(0.05)
+    site.await_counting()
     site.local.store.stop_counting()
     site.may_count.set()
     put.join(30)

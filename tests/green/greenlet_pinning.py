@@ -488,13 +488,19 @@ def test_what_is_stored_after_it_was_removed_by_a_clock_that_is_ahead_stays(
     world.write("n1", 0, removed=True)
     world.now_ms -= 4000
     world.cut("n0", "n1")
-    call = Link.call
+    call, merge, merged = Link.call, world.nodes["n0"].merge, green.Event()
 
     def call_late(link: Link, *args: Any) -> Any:
-        green.sleep(0.2 if late and link.member.id == "n1" else 0.0)
+        assert not late or link.member.id != "n1" or merged.wait(30)
         return call(link, *args)
 
+    def merge_and_tell(records: list[Pin]) -> list[Pin]:
+        changed = merge(records)
+        merged.set()
+        return changed
+
     monkeypatch.setattr(Link, "call", call_late)
+    monkeypatch.setattr(world.nodes["n0"], "merge", merge_and_tell)
     world.cut()
     if late:
         world.restart_empty("n2")  # it has not heard of it either, and makes the quorum before n1 has answered
@@ -526,14 +532,13 @@ def test_a_removal_holds_here_while_a_member_that_hangs_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.write("n0", 0)
-    hung = green.Event()
+    hung, holds = green.Event(), green.Event()
     monkeypatch.setattr(Link, "call", lambda *_: hung.wait(30))
+    monkeypatch.setattr(world.nodes["n0"], "on_change", lambda _: holds.set())
     group = green.Group("rm")
     removal = group.spawn("rm", lambda: world.write("n0", 0, removed=True))
-    with green.deadline(5.0, "the removal"):
-        while world.live("n0"):
-            green.sleep(0.01)
-    assert not removal.dead
+    assert holds.wait(5.0)
+    assert not world.live("n0") and not removal.dead
     group.close()
     hung.set()
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -266,8 +267,10 @@ def test_a_terminal_that_goes_away_ends_no_transfer(run: Runner, node: FakeNode)
     usual = node._store
 
     def slowly(talk: Talk, line: wire.Line) -> None:
-        time.sleep(0.7)  # until the bar appears
-        talk.part({"bytes": 0, "new_bytes": 0})
+        deadline = time.monotonic() + WAIT_S
+        while not select.select([ours], [], [], 0.05)[0]:  # until the bar appears
+            talk.part({"bytes": 0, "new_bytes": 0})
+            assert time.monotonic() < deadline
         os.read(ours, 1)
         os.close(ours)
         talk.part({"bytes": 1, "new_bytes": 1})
